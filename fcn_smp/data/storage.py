@@ -1,0 +1,93 @@
+"""Files of a data set, in a folder or in the tar archive in which it is handed out."""
+
+import io
+import os
+import tarfile
+from pathlib import Path
+from typing import Protocol
+
+from fcn_smp.errors import UserError
+
+
+class Storage(Protocol):
+    """Read-only files by their path inside the data set, with ``/`` between folders."""
+
+    def exists(self, path: str) -> bool:
+        """Tell whether there is such a file or folder."""
+        ...
+
+    def read(self, path: str) -> bytes:
+        """Return the content of a file; raise :class:`~fcn_smp.errors.UserError` if there is none."""
+        ...
+
+    def locate(self, path: str) -> str:
+        """Return the path as a user would look for it, for messages."""
+        ...
+
+
+class Folder:
+    """The files below a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def exists(self, path: str) -> bool:
+        return (self.root / path).exists()
+
+    def read(self, path: str) -> bytes:
+        try:
+            return (self.root / path).read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.locate(path)} cannot be read: {error.strerror}.") from error
+
+    def locate(self, path: str) -> str:
+        return str(self.root / path)
+
+
+class Tar:
+    """The members of an uncompressed tar archive, read in place.
+
+    Members are read by offset, each with a file handle of its own, so that any number of processes and threads can
+    share one instance.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.members: dict[str, tuple[int, int]] = {}
+        self.folders: set[str] = set()
+        try:
+            with tarfile.open(root, "r:") as archive:
+                for member in archive:
+                    name = member.name.removeprefix("./")
+                    if member.isfile():
+                        self.members[name] = (member.offset_data, member.size)
+                        self.folders.add(os.path.dirname(name))
+        except (tarfile.TarError, EOFError) as error:
+            raise UserError(f"{root} is not a whole, uncompressed tar archive ({error}).") from error
+
+    def exists(self, path: str) -> bool:
+        return path in self.members or path in self.folders
+
+    def read(self, path: str) -> bytes:
+        if path not in self.members:
+            raise UserError(f"{self.root} holds no file {path}.")
+        offset, size = self.members[path]
+        with io.FileIO(self.root) as file:
+            file.seek(offset)
+            return file.read(size)
+
+    def locate(self, path: str) -> str:
+        return f"{self.root}:{path}"
+
+
+def open_storage(root: Path) -> Storage:
+    """Open a folder or a tar archive.
+
+    Raises:
+        UserError: There is neither at ``root``.
+    """
+    if root.is_dir():
+        return Folder(root)
+    if root.is_file():
+        return Tar(root)
+    raise UserError(f"There is no folder or tar archive {root}; set data.root to where the data set lies.")

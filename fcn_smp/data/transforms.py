@@ -1,0 +1,91 @@
+"""From uint8 images and labels to the tensors that the network takes. The only file that knows albumentations."""
+
+import os
+from collections.abc import Sequence
+
+# Albumentations asks the package index for a newer release at import, whose licence would be another.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import albumentations as A  # noqa: E402, N812
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from fcn_smp.data.dataset import IGNORE_INDEX, Array  # noqa: E402
+
+# The loader's workers are processes already; OpenCV's threads in each of them would fight over the cores.
+cv2.setNumThreads(0)
+
+
+class Preprocess:
+    """Normalise an image by the mean and standard deviation that the encoder expects, at its native size.
+
+    Args:
+        mean: Mean of each channel, for values in [0, 1].
+        std: Standard deviation of each channel, for values in [0, 1].
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.transform = A.Compose([A.Normalize(tuple(mean), tuple(std)), A.ToTensorV2()])
+
+    def __call__(self, image: Array) -> Tensor:
+        """Map a uint8 (H, W, 3) image to a float32 (3, H, W) tensor."""
+        tensor: Tensor = self.transform(image=image)["image"]
+        return tensor
+
+
+class Augment:
+    """Scale at random, pad with void, crop, flip, shift colours and normalise.
+
+    Args:
+        mean: Mean of each channel, for values in [0, 1]; also the colour of the padding.
+        std: Standard deviation of each channel, for values in [0, 1].
+        crop: Height and width of the result in pixels.
+        scale: Smallest and largest factor of the random scale.
+        flip: Probability of a horizontal flip.
+        color_jitter: Largest change of brightness, contrast and saturation as a factor; hue changes a sixth of it.
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        crop: tuple[int, int],
+        scale: tuple[float, float],
+        flip: float,
+        color_jitter: float,
+    ) -> None:
+        height, width = crop
+        self.transform = A.Compose(
+            [
+                A.RandomScale((scale[0] - 1, scale[1] - 1), p=1),
+                A.PadIfNeeded(
+                    height,
+                    width,
+                    border_mode=cv2.BORDER_CONSTANT,
+                    fill=tuple(255 * value for value in mean),
+                    fill_mask=IGNORE_INDEX,
+                ),
+                A.RandomCrop(height, width),
+                A.HorizontalFlip(p=flip),
+                A.ColorJitter(*[(max(0.0, 1 - color_jitter), 1 + color_jitter)] * 3, hue=color_jitter / 6, p=0.8),
+                A.Normalize(tuple(mean), tuple(std)),
+                A.ToTensorV2(),
+            ]
+        )
+
+    def __call__(self, image: Array, label: Array, seed: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Map a uint8 image (H, W, 3) and label (H, W) to a float32 (3, h, w) and an int64 (h, w) tensor.
+
+        The same ``seed`` gives the same result, in whatever process.
+        """
+        # Compose would hand one seed to all transforms, which would then draw the same numbers.
+        for transform, state in zip(
+            self.transform.transforms,
+            np.random.SeedSequence(seed).generate_state(len(self.transform.transforms)),
+            strict=True,
+        ):
+            transform.set_random_seed(int(state))
+        result = self.transform(image=image, mask=label)
+        return result["image"], result["mask"].long()

@@ -1,0 +1,14 @@
+"""The one error that is meant for the user's eyes."""
+
+import re
+
+
+class UserError(ValueError):
+    """Something that the user can put right: a sentence that names the file, key or value, and what would be right.
+
+    The command line prints it without a traceback and exits with 2.
+    """
+
+    def __init__(self, message: str) -> None:
+        # A DataLoader raises a worker's error anew, with the worker's traceback before the message.
+        super().__init__(re.sub(r"(?s)\ACaught .*Original Traceback.*UserError: ", "", message).strip())

@@ -1,0 +1,68 @@
+"""Scores of a trained model on a data set, at native size."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fcn_smp.data.dataset import IGNORE_INDEX, SegmentationDataset
+from fcn_smp.errors import UserError
+from fcn_smp.files import write_text
+from fcn_smp.metrics import ConfusionMatrix, Scores
+from fcn_smp.segmenter import Segmenter
+
+
+def evaluate(
+    segmenter: Segmenter, dataset: SegmentationDataset, advance: Callable[[], None] = lambda: None
+) -> ConfusionMatrix:
+    """Predict every image of ``dataset`` at its native size and count.
+
+    Args:
+        segmenter: The model.
+        dataset: Labelled images of the same classes.
+        advance: Called after each image.
+
+    Raises:
+        UserError: The classes differ, or a file is missing or damaged.
+    """
+    if tuple(dataset.classes) != segmenter.classes:
+        raise UserError(
+            f"The model knows the classes {', '.join(segmenter.classes)};"
+            f" the data set has {', '.join(dataset.classes)}; they should be the same."
+        )
+    confusion = ConfusionMatrix(len(dataset.classes), IGNORE_INDEX)
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        prediction = segmenter.predict(sample.image)
+        confusion.update(torch.from_numpy(prediction), torch.from_numpy(sample.label))
+        advance()
+    return confusion
+
+
+def summary(scores: Scores, classes: Sequence[str], **about: Any) -> dict[str, Any]:
+    """Return the scores as JSON can hold them, ``about`` first; what is undefined is None."""
+    names = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")
+    per_class = [
+        {"class": name, "iu": _number(iu), "accuracy": _number(accuracy), "pixels": pixels}
+        for name, iu, accuracy, pixels in zip(classes, scores.iu, scores.accuracy, scores.pixels, strict=True)
+    ]
+    return {**about, **{name: _number(getattr(scores, name)) for name in names}, "per_class": per_class}
+
+
+def write(summary: dict[str, Any], directory: Path) -> None:
+    """Write ``scores.json`` and ``per_class.csv``; scores of an earlier call are replaced."""
+    write_text(directory / "scores.json", json.dumps(summary, indent=2) + "\n")
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, summary["per_class"][0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(summary["per_class"])
+    write_text(directory / "per_class.csv", table.getvalue())
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)

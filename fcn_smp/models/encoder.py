@@ -1,0 +1,152 @@
+"""Encoders by name, with weights by name or from a file."""
+
+import difflib
+import re
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from timm.models._manipulate import adapt_input_conv
+from torch import Tensor, nn
+
+WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# SMP's own encoders whose weights were ported from a timm model of another name.
+_TIMM_NAMES = {
+    "inceptionv4": "inception_v4",
+    "inceptionresnetv2": "inception_resnet_v2",
+    "xception": "legacy_xception",
+}
+
+
+class Preprocessing(NamedTuple):
+    """Mean and standard deviation of each channel of the RGB input, for values in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def resolve_encoder_name(name: str) -> str:
+    """Return the name by which SMP knows the encoder ``name``.
+
+    SMP's own names come first, then ``tu-`` and bare timm names (``convnext_tiny``, ``resnet50.a1_in1k``).
+
+    Raises:
+        ValueError: No such encoder; the message names near ones.
+    """
+    if name in smp.encoders.encoders:
+        return name
+    timm_name = name.removeprefix("tu-")
+    if timm.is_model(timm_name.split(".")[0]):
+        return f"tu-{timm_name}"
+    known = [*smp.encoders.encoders, *timm.list_models()]
+    near = difflib.get_close_matches(timm_name, known, n=3, cutoff=0.6)
+    hint = f" Did you mean {' or '.join(near)}?" if near else " Any encoder of SMP or model of timm will do."
+    raise ValueError(f"There is no encoder named {name!r}.{hint}")
+
+
+def build_encoder(name: str, *, in_channels: int, depth: int, weights: str | None, **kwargs: Any) -> nn.Module:
+    """Build an encoder of SMP or timm.
+
+    Args:
+        name: A name as :func:`resolve_encoder_name` takes it.
+        in_channels: Channels of the input; weights of three channels are adapted to them.
+        depth: Number of halvings, 3 to 5.
+        weights: A name of pretrained weights (``"imagenet"``), None for random ones, or the path of a file
+            (safetensors, or a PyTorch state dict) that holds the whole encoder; a classifier beside it is skipped.
+        kwargs: Passed to SMP's ``get_encoder`` (``output_stride``, or arguments of a timm model).
+
+    Raises:
+        ValueError: The name, the depth, the weights or the file do not fit.
+    """
+    smp_name = resolve_encoder_name(name)
+    if not 3 <= depth <= 5:
+        raise ValueError(f"encoder_depth must be 3, 4 or 5, got {depth}.")
+    path = weight_file(weights)
+    named = None if path else weights
+    try:
+        # SMP warns when a timm model is given a weight's name, and takes any name for "pretrained".
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="For 'tu-'", category=UserWarning)
+            encoder: nn.Module = smp.encoders.get_encoder(
+                smp_name, in_channels=in_channels, depth=depth, weights=named, **kwargs
+            )
+    except (KeyError, ValueError, AssertionError) as error:
+        # str() of a KeyError quotes its message.
+        raise ValueError(f"Encoder {name!r} cannot be built: {error.args[0] if error.args else error}") from error
+    if path:
+        _load_file(encoder, path, in_channels)
+    return encoder
+
+
+def weight_file(weights: str | None) -> Path | None:
+    """Return ``weights`` as a path where it names a file, not a set of pretrained weights."""
+    if isinstance(weights, str) and (weights.endswith(WEIGHT_FILES) or re.search(r"[/\\]", weights)):
+        return Path(weights).expanduser()
+    return None
+
+
+def encoder_preprocessing(name: str, weights: str | None = None) -> Preprocessing:
+    """Return the mean and standard deviation that the weights of an encoder expect.
+
+    For named weights of SMP's own encoders SMP is asked, as it is for the weights themselves. Everything else is
+    answered offline, from timm's configuration of the same network; without one, by ImageNet's usual values.
+    """
+    smp_name = resolve_encoder_name(name)
+    if not smp_name.startswith("tu-") and weights is not None and weight_file(weights) is None:
+        params = smp.encoders.get_preprocessing_params(smp_name, pretrained=weights)
+        return Preprocessing(tuple(params["mean"]), tuple(params["std"]))
+    timm_name = smp_name.removeprefix("tu-").removeprefix("timm-").replace("-", "_")
+    config = timm.models.get_pretrained_cfg(_TIMM_NAMES.get(timm_name, timm_name), allow_unregistered=True)
+    if config is None:
+        return Preprocessing(IMAGENET_MEAN, IMAGENET_STD)
+    return Preprocessing(tuple(config.mean), tuple(config.std))
+
+
+def _load_file(encoder: nn.Module, path: Path, in_channels: int) -> None:
+    """Load every tensor of ``encoder`` from ``path``; tensors of the file that it does not have are skipped."""
+    loaded = _read(path)
+    own: dict[str, Tensor] = encoder.state_dict()
+    # SMP wraps timm's networks in an attribute `model`.
+    state = {key: loaded.get(key, loaded.get(key.removeprefix("model."))) for key in own}
+    missing = [key for key, value in state.items() if value is None and not key.endswith("num_batches_tracked")]
+    if missing:
+        raise ValueError(
+            f"{path} does not hold the weights of this encoder: it lacks {missing[0]!r}"
+            f" and {len(missing) - 1} more of {len(own)} tensors."
+        )
+    for key, value in state.items():
+        if value is None:
+            continue
+        if value.ndim == 4 and value.shape[1] == 3 != in_channels and own[key].shape[1] == in_channels:
+            value = adapt_input_conv(in_channels, value.float())
+        if value.shape != own[key].shape:
+            raise ValueError(
+                f"{path} is of another network: {key!r} has shape {tuple(value.shape)},"
+                f" the encoder's has {tuple(own[key].shape)}."
+            )
+        own[key].copy_(value)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ValueError(f"encoder_weights: there is no file {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"encoder_weights: {path} cannot be read as weights ({error}).") from error
+    except Exception as error:  # pickle.UnpicklingError, and whatever a damaged zip raises
+        raise ValueError(f"encoder_weights: {path} is not a plain PyTorch state dict.") from error
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ValueError(f"encoder_weights: {path} is not a plain PyTorch state dict.")
+    return loaded

@@ -1,0 +1,206 @@
+"""The fully convolutional networks of Long, Shelhamer and Darrell, for any encoder.
+
+    Jonathan Long, Evan Shelhamer, Trevor Darrell: Fully convolutional networks for semantic segmentation.
+    CVPR 2015, https://arxiv.org/abs/1411.4038
+
+One decoder serves all variants: FCN-32s scores the map of stride 32 alone; 16s, 8s, 4s and 2s each add one finer map.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, ClassVar
+
+from segmentation_models_pytorch.base import ClassificationHead, SegmentationModel
+from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
+from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
+from segmentation_models_pytorch.base.modules import Activation
+from torch import Tensor, nn
+
+from fcn_smp.models.encoder import build_encoder
+from fcn_smp.models.hidden import build_hidden
+from fcn_smp.models.taps import Taps, is_vgg
+from fcn_smp.models.upsampling import Fit, Upsample2x, upsample_to_input
+
+
+class FCNDecoder(nn.Module):
+    """Score each tap with a 1x1 convolution, then fuse the scores from coarse to fine (section 4.2, figure 3).
+
+    Args:
+        taps: Chooses the maps to score among the encoder's features.
+        hidden: The layers before the coarsest score, and the channels that they give.
+        classes: Number of classes C.
+        skip_scales: One factor for each tap but the coarsest, coarse to fine; applied before its score.
+        learn_upsampling: Whether the upsampling between taps is learned or stays bilinear.
+    """
+
+    def __init__(
+        self,
+        taps: Taps,
+        hidden: tuple[nn.Module, int],
+        classes: int,
+        skip_scales: Sequence[float],
+        *,
+        learn_upsampling: bool,
+    ) -> None:
+        super().__init__()
+        self.taps = taps
+        self.hidden, width = hidden
+        self.score = _score(width, classes)
+        self.skip_scores = nn.ModuleList(_score(channels, classes) for channels in taps.channels[1:])
+        self.skip_scales = list(skip_scales)
+        self.upsamplings = nn.ModuleList(
+            # The taps of a dilated encoder may share a stride.
+            Upsample2x(classes, learned=learn_upsampling) if coarse > fine else Fit()
+            for coarse, fine in pairwise(taps.strides)
+        )
+        self.stride = taps.strides[-1]
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Map the encoder's features, the first of the input's size (H, W), to scores (N, C, H, W)."""
+        taps = self.taps(features)
+        scores = self.score(self.hidden(taps[0]))
+        for k, (skip_score, upsample) in enumerate(zip(self.skip_scores, self.upsamplings)):  # noqa: B905
+            skip = taps[k + 1]
+            scores = upsample(scores, skip.shape[-2:]) + skip_score(skip * self.skip_scales[k])
+        return upsample_to_input(scores, self.stride, features[0].shape[-2:])
+
+
+def _score(channels: int, classes: int) -> nn.Conv2d:
+    """Build a score layer. It starts from zero, so that a new skip does not disturb what is there (section 4.2)."""
+    conv = nn.Conv2d(channels, classes, kernel_size=1)
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+class FCN(SegmentationModel):  # type: ignore[misc]  # SMP is untyped
+    """Fully convolutional network: an encoder, and a decoder that scores its maps and sums the scores.
+
+    Input: float tensor (N, in_channels, H, W), normalised as the encoder's weights expect, of any height and width
+    that the encoder takes. Output: logits (N, classes, H, W); with ``aux_params`` also (N, aux classes).
+
+    Use one of the subclasses :class:`FCN32s`, :class:`FCN16s`, :class:`FCN8s`, :class:`FCN4s`, :class:`FCN2s`, or
+    ``smp.create_model("fcn8s", ...)``.
+
+    Args:
+        encoder_name: An encoder of SMP (``"resnet34"``), a model of timm with the prefix ``tu-`` or without it
+            (``"convnext_tiny"``). Where both exist, SMP's is meant.
+        encoder_depth: Number of halvings in the encoder, 3 to 5. With 5 the coarsest map has stride 32.
+        encoder_weights: ``"imagenet"`` or another name that SMP knows for the encoder; None for random weights; or
+            the path of a file (``.safetensors``, ``.pth``) that holds the encoder's weights.
+        decoder_hidden_channels: Width of the hidden layers before the coarsest score. 0 for none. None (default):
+            4096 for VGG encoders, whose hidden layers are fc6 and fc7 of the paper (convolution, ReLU, dropout,
+            twice); 256 for others, which get one convolution with batch norm, ReLU and dropout.
+        decoder_hidden_kernel: Kernel size of the first hidden layer, odd. None: 7 for VGG, 3 for others.
+        decoder_dropout: Dropout rate of the hidden layers, in [0, 1). None: 0.5 for VGG, 0.1 for others.
+        decoder_skip_scales: Factors applied to the skip maps before their scores, coarse to fine. ``(0.01, 0.0001)``
+            is the at-once FCN-8s of the authors' code. None: no scaling.
+        decoder_learn_upsampling: Learn the upsampling between maps, from bilinear on, as section 4.1 of the paper
+            does; by default it stays bilinear, as in the released networks. The last upsampling is always bilinear.
+        in_channels: Channels of the input.
+        classes: Number of classes C, the background included.
+        activation: Applied to the logits: ``"sigmoid"``, ``"softmax2d"``, ``"logsoftmax"``, ``"argmax2d"``, a
+            callable, or None (default).
+        aux_params: Arguments of SMP's classification head on the coarsest map (``classes``, ``pooling``,
+            ``dropout``, ``activation``); None (default) for no such head.
+        kwargs: Passed to the encoder: ``output_stride`` (8 or 16 for dilated ResNets), or arguments of a timm model.
+
+    Raises:
+        ValueError: An argument is out of range, the encoder is unknown, or its weights do not fit.
+
+    Source: Long et al., CVPR 2015, https://arxiv.org/abs/1411.4038
+    """
+
+    finest_stride: ClassVar[int]
+    requires_divisible_input_shape = False
+
+    @supports_config_loading  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        encoder_name: str = "resnet34",
+        encoder_depth: int = 5,
+        encoder_weights: str | None = "imagenet",
+        decoder_hidden_channels: int | None = None,
+        decoder_hidden_kernel: int | None = None,
+        decoder_dropout: float | None = None,
+        decoder_skip_scales: Sequence[float] | None = None,
+        decoder_learn_upsampling: bool = False,
+        in_channels: int = 3,
+        classes: int = 1,
+        activation: str | Callable[..., Any] | None = None,
+        aux_params: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        if classes < 1:
+            raise ValueError(f"classes must be 1 or more, got {classes}.")
+        self.encoder = build_encoder(
+            encoder_name, in_channels=in_channels, depth=encoder_depth, weights=encoder_weights, **kwargs
+        )
+        taps = Taps(self.encoder, encoder_depth, self.finest_stride)
+        self.decoder = FCNDecoder(
+            taps,
+            build_hidden(
+                taps.channels[0],
+                vgg=is_vgg(self.encoder),
+                channels=decoder_hidden_channels,
+                kernel=decoder_hidden_kernel,
+                dropout=decoder_dropout,
+            ),
+            classes,
+            _checked_scales(decoder_skip_scales, skips=len(taps.channels) - 1),
+            learn_upsampling=decoder_learn_upsampling,
+        )
+        # The decoder's scores are the logits; SMP expects a head all the same.
+        self.segmentation_head = nn.Sequential(nn.Identity(), Activation(activation))
+        self.classification_head = (
+            ClassificationHead(in_channels=self.encoder.out_channels[-1], **aux_params) if aux_params else None
+        )
+        self.name = f"{type(self).__name__.lower()}-{encoder_name}"
+        # A saved model holds its encoder: loading it must not fetch the encoder's weights again.
+        self.config["encoder_weights"] = None
+        self.initialize()
+
+    def initialize(self) -> None:
+        """Initialise what SMP initialises, but for the scores (zero) and the upsampling (bilinear)."""
+        initialize_decoder(self.decoder.hidden)
+        if self.classification_head is not None:
+            initialize_head(self.classification_head)
+
+
+def _checked_scales(scales: Sequence[float] | None, skips: int) -> Sequence[float]:
+    if scales is None:
+        return [1.0] * skips
+    if len(scales) != skips:
+        raise ValueError(f"decoder_skip_scales must have one factor for each of the {skips} skips, got {list(scales)}.")
+    return scales
+
+
+class FCN32s(FCN):
+    """FCN-32s: the coarsest map alone, upsampled 32 times in one step (Long et al., CVPR 2015, section 4.1)."""
+
+    finest_stride = 32
+
+
+class FCN16s(FCN):
+    """FCN-16s: the maps of stride 32 and 16, the sum upsampled 16 times (section 4.2)."""
+
+    finest_stride = 16
+
+
+class FCN8s(FCN):
+    """FCN-8s: the maps of stride 32, 16 and 8, the sum upsampled 8 times (section 4.2)."""
+
+    finest_stride = 8
+
+
+class FCN4s(FCN):
+    """FCN-4s: one more skip than the paper takes, from the map of stride 4."""
+
+    finest_stride = 4
+
+
+class FCN2s(FCN):
+    """FCN-2s: two more skips than the paper takes, from the maps of stride 4 and 2."""
+
+    finest_stride = 2

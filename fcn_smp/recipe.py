@@ -1,0 +1,317 @@
+"""The recipe: everything that makes one run, typed and checked. The only place that knows YAML."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from inspect import isclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from fcn_smp.errors import UserError
+
+if TYPE_CHECKING:
+    from fcn_smp.data.dataset import SegmentationDataset
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+# A run directory must find its data from wherever it is used.
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+
+class Section(BaseModel):
+    """A part of a recipe: no unknown keys, and nothing changes after it was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(Section):
+    """The network; the keys are the arguments of :class:`fcn_smp.models.fcn.FCN`."""
+
+    arch: Literal["fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s"] = "fcn8s"
+    encoder_name: str = Field("resnet34", description="An encoder of SMP or a model of timm.")
+    encoder_depth: Literal[3, 4, 5] = 5
+    encoder_weights: str | None = Field("imagenet", description="A name that SMP knows, null, or the path of a file.")
+    decoder_hidden_channels: int | None = Field(None, ge=0, description="0: no hidden layer; null: the default.")
+    decoder_hidden_kernel: int | None = Field(None, ge=1)
+    decoder_dropout: Fraction | None = None
+    decoder_skip_scales: list[float] | None = None
+    decoder_learn_upsampling: bool = False
+    encoder_options: dict[str, Any] = Field({}, description="Passed to the encoder, such as output_stride: 16.")
+
+
+class VOCData(Section):
+    """PASCAL VOC 2007 or 2012."""
+
+    kind: Literal["voc"]
+    year: Literal[2007, 2012]
+    root: AbsolutePath = Field(description="The folder that holds VOCdevkit, or the tar archive itself.")
+    train: str = Field("train", description="A split, or the path of a text file with one id a line.")
+    val: str = "val"
+
+    def open(self, split: str) -> "SegmentationDataset":
+        """Open one split."""
+        from fcn_smp.data.voc import VOCSegmentation
+
+        return VOCSegmentation(self.root, split, self.year)
+
+
+class DemoData(Section):
+    """The embedded scenes: drawn at first use, no download."""
+
+    kind: Literal["demo"]
+    root: AbsolutePath | None = Field(None, description="Where the scenes are written; null: the user's cache folder.")
+    train: str = "train"
+    val: str = "val"
+
+    def open(self, split: str) -> "SegmentationDataset":
+        """Open one split."""
+        from fcn_smp.data.demo import DemoScenes
+
+        return DemoScenes(self.root, split)
+
+
+Data = Annotated[VOCData | DemoData, Field(discriminator="kind")]
+
+
+class Augmentation(Section):
+    """What happens to a training image; see :class:`fcn_smp.data.transforms.Augment`."""
+
+    crop: Positive | tuple[Positive, Positive] = Field(480, description="Pixels: one number, or [height, width].")
+    scale: tuple[Rate, Rate] = Field((0.5, 2.0), description="Smallest and largest factor of the random scale.")
+    flip: Probability = 0.5
+    color_jitter: Fraction = 0.3
+
+
+class Preprocessing(Section):
+    """Mean and standard deviation of the input's channels; null: what the encoder's weights expect."""
+
+    mean: tuple[float, float, float] | None = None
+    std: tuple[Rate, Rate, Rate] | None = None
+
+
+class Loss(Section):
+    """Cross-entropy over the labelled pixels."""
+
+    class_weights: (
+        Literal["inverse_frequency", "median_frequency", "effective_number"] | list[float] | dict[str, float] | None
+    ) = Field(None, description="Computed by a method, one for each class, or by class name (others weigh 1).")
+    label_smoothing: Fraction = 0.0
+
+
+class AdamW(Section):
+    """Loshchilov and Hutter, ICLR 2019."""
+
+    kind: Literal["adamw"]
+    lr: Rate = Field(1e-3, description="Learning rate of the decoder.")
+    encoder_lr: Rate = Field(3e-4, description="Learning rate of the encoder.")
+    weight_decay: float = Field(1e-2, ge=0)
+
+
+class SGD(Section):
+    """Stochastic gradient descent with momentum."""
+
+    kind: Literal["sgd"]
+    lr: Rate = Field(1e-2, description="Learning rate of the decoder.")
+    encoder_lr: Rate = Field(1e-2, description="Learning rate of the encoder.")
+    weight_decay: float = Field(5e-4, ge=0)
+    momentum: Fraction = 0.9
+    nesterov: bool = False
+
+
+class Schedule(Section):
+    """How the learning rate falls, step by step, after a linear warm-up."""
+
+    kind: Literal["cosine", "poly", "constant"] = "cosine"
+    warmup_steps: int = Field(0, ge=0)
+    power: float = Field(0.9, gt=0, description="Exponent of poly.")
+
+
+class Trainer(Section):
+    """How long, how much at once, and on what."""
+
+    epochs: Positive = 60
+    batch_size: Positive = Field(8, description="Images per step and device.")
+    validate_every: Positive = Field(1, description="Epochs between two validations.")
+    gradient_clip: float | None = Field(None, gt=0, description="Largest norm of the gradient; null: any.")
+    samples: int = Field(4, ge=0, description="Validation images that are drawn at each validation.")
+    workers: int = Field(2, ge=0, description="Processes that load images, per device; 0: none.")
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="auto: bf16 where it is fast.")
+    accelerator: str = Field("auto", description="auto, cpu, cuda or mps.")
+    devices: Positive | Literal["auto"] = Field(1, description="Devices per node.")
+    num_nodes: Positive = 1
+    strategy: str = Field("auto", description="A strategy of Lightning, such as ddp.")
+
+
+class Recipe(Section):
+    """One reproducible run."""
+
+    name: str = Field("run", description="Names the run directory, runs/<name>.")
+    seed: int = Field(0, ge=0)
+    model: Model = Model()
+    data: Data
+    augmentation: Augmentation = Augmentation()
+    preprocessing: Preprocessing = Preprocessing()
+    loss: Loss = Loss()
+    optimizer: Annotated[AdamW | SGD, Field(discriminator="kind")] = AdamW(kind="adamw")
+    schedule: Schedule = Schedule()
+    trainer: Trainer = Trainer()
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_name(cls, name: str) -> str:
+        if not name or name in (".", "..") or "/" in name or "\\" in name:
+            raise ValueError("usable as the name of a folder")
+        return name
+
+    def dump(self) -> str:
+        """Return the whole recipe as YAML, defaults included."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, what it extends, and overrides.
+
+    Args:
+        source: The path of a YAML file, or the name of a shipped recipe.
+        overrides: ``section.key=value`` each; the value is read as YAML.
+
+    Raises:
+        UserError: The file, a key or a value is wrong; the message names it.
+    """
+    path = find_recipe(str(source))
+    content = _read(path, seen=())
+    for override in overrides:
+        content = _merge(content, _parse_override(override))
+    content.setdefault("name", path.stem)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{path}: {sentence}" for sentence in _sentences(error))) from error
+
+
+def find_recipe(source: str) -> Path:
+    """Return the path of a recipe file, or of the shipped recipe of that name."""
+    path = Path(source)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if source in shipped:
+        return shipped[source]
+    near = difflib.get_close_matches(path.stem, shipped, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(shipped)}."
+    raise UserError(f"There is no recipe {source}; {hint}")
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that come with the package, by name."""
+    package = Path(str(resources.files("fcn_smp")))
+    # In a wheel they lie inside the package, in a checkout beside it.
+    folder = next(folder for folder in (package / "recipes", package.parent / "recipes") if folder.is_dir())
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a recipe file, for editors."""
+    schema = Recipe.model_json_schema()
+    schema["properties"]["extends"] = {
+        "type": "string",
+        "description": "A recipe that this one changes: a path from this file on, or the name of a shipped one.",
+    }
+    # A recipe that extends another need not repeat its data section.
+    schema.pop("required", None)
+    return schema
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise UserError(f"{path} extends itself.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold keys and values, such as 'data: {{kind: demo}}'.")
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    beside = path.parent / str(base)
+    parent = beside if beside.is_file() else find_recipe(str(base))
+    return _merge(_read(parent, (*seen, path.resolve())), content)
+
+
+def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay ``change`` over ``base``, section by section; a section of another kind replaces the one before."""
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        same_kind = isinstance(old, dict) and isinstance(value, dict) and value.get("kind") in (None, old.get("kind"))
+        merged[key] = _merge(old, value) if same_kind and isinstance(old, dict) else value
+    return merged
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not all(key.split(".")):
+        raise UserError(f"{text!r} is no override; write key=value, such as trainer.epochs=3.")
+    try:
+        nested = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"The value of {key} cannot be read as YAML: {value!r}.") from error
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    return dict(nested)
+
+
+def _sentences(error: ValidationError) -> Iterator[str]:
+    by_key: dict[str, list[ErrorDetails]] = {}
+    for detail in error.errors():
+        by_key.setdefault(_locate(detail["loc"])[1], []).append(detail)
+    for key, (detail, *others) in by_key.items():
+        match detail["type"]:
+            case "extra_forbidden":
+                known = _locate(detail["loc"])[0].model_fields
+                near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
+                yield f"unknown key {key}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}.")
+            case "missing":
+                yield f"the key {key} is missing."
+            case "union_tag_not_found" | "union_tag_invalid":
+                kinds = ", ".join(_sections(key))
+                yield f"{key}.kind is {detail['input'].get('kind', 'missing')!r}; it should be one of {kinds}."
+            case _:
+                # A value that may be of several types fails once for each.
+                wanted = dict.fromkeys(_wanted(d) for d in (detail, *others))
+                yield f"{key} is {detail['input']!r}; it should be {' or '.join(wanted)}."
+
+
+def _wanted(detail: ErrorDetails) -> str:
+    message = detail["msg"].removeprefix("Value error, ")
+    for prefix in ("Input should be ", "Tuple should "):
+        message = message.removeprefix(prefix)
+    return message.split(", unable")[0]
+
+
+def _locate(location: tuple[int | str, ...]) -> tuple[type[BaseModel], str]:
+    """Return the model in which an error lies, and its key as the user writes it: ``section`` or ``section.key``."""
+    section, *inner = map(str, location)
+    sections = _sections(section)
+    if not sections or not inner:
+        return Recipe, section
+    kind = inner.pop(0) if len(sections) > 1 else next(iter(sections))
+    return sections[kind], f"{section}.{inner[0]}" if inner else section
+
+
+def _sections(key: str) -> dict[str, type[BaseModel]]:
+    """Return the models that the key ``key`` of a recipe may stand for, by their ``kind``."""
+    field = Recipe.model_fields.get(key)
+    annotation = field.annotation if field else None
+    models = [model for model in get_args(annotation) or (annotation,) if isclass(model)]
+    models = [model for model in models if issubclass(model, BaseModel)]
+    if len(models) == 1:
+        return {"": models[0]}
+    return {get_args(model.model_fields["kind"].annotation)[0]: model for model in models}

@@ -1,0 +1,18 @@
+"""Which name is which class, and how SMP is told."""
+
+import segmentation_models_pytorch as smp
+
+from fcn_smp.models.fcn import FCN, FCN2s, FCN4s, FCN8s, FCN16s, FCN32s
+
+ARCHITECTURES: dict[str, type[FCN]] = {cls.__name__.lower(): cls for cls in (FCN32s, FCN16s, FCN8s, FCN4s, FCN2s)}
+
+
+def register(_: object = None) -> None:
+    """Make SMP know our architectures; doing it again changes nothing.
+
+    SMP has no plugin mechanism: ``smp.create_model`` looks a name up in a public dictionary, ``smp.from_pretrained``
+    looks the class up as an attribute of the package.
+    """
+    for name, cls in ARCHITECTURES.items():
+        smp.MODEL_ARCHITECTURES_MAPPING[name] = cls
+        setattr(smp, cls.__name__, cls)

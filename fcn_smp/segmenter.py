@@ -1,0 +1,95 @@
+"""A trained model with all that it takes to use it."""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+
+import fcn_smp.models  # noqa: F401  (registers our classes, so that SMP can load them)
+from fcn_smp.data.dataset import Array
+from fcn_smp.data.transforms import Preprocess
+from fcn_smp.data.voc import voc_palette
+from fcn_smp.errors import UserError
+from fcn_smp.files import whole
+from fcn_smp.models.encoder import Preprocessing
+from fcn_smp.models.fcn import FCN
+
+
+class Segmenter:
+    """Images in, labels out: a network, the preprocessing it was trained with, and its classes.
+
+    Args:
+        model: The network; it is put in evaluation mode.
+        preprocessing: Mean and standard deviation of the input.
+        classes: Name of each class.
+        palette: Colour of each label, uint8 (256, 3).
+
+    Example::
+
+        segmenter = Segmenter.load("runs/voc2007")
+        label = segmenter.predict(np.array(Image.open("dog.jpg").convert("RGB")))
+    """
+
+    def __init__(self, model: FCN, preprocessing: Preprocessing, classes: Sequence[str], palette: Array) -> None:
+        self.model = model.eval()
+        self.preprocessing = preprocessing
+        self.classes = tuple(classes)
+        self.palette = palette
+        self._preprocess = Preprocess(*preprocessing)
+
+    @torch.inference_mode()
+    def predict(self, image: Array) -> Array:
+        """Map an RGB image, uint8 (H, W, 3), to the most likely class of each pixel, uint8 (H, W)."""
+        device = next(self.model.parameters()).device
+        logits = self.model(self._preprocess(image)[None].to(device))
+        return logits[0].argmax(0).to(torch.uint8).cpu().numpy()
+
+    def save(self, directory: Path) -> None:
+        """Write a model directory, which ``smp.from_pretrained`` loads too.
+
+        SMP passes over keys of the configuration that begin with an underscore.
+        """
+        self.model.config["_preprocessing"] = self.preprocessing._asdict()
+        self.model.config["_classes"] = list(self.classes)
+        self.model.config["_colors"] = self.palette[: len(self.classes)].tolist()
+        with whole(directory) as temporary:
+            self.model.save_pretrained(temporary)
+
+    @classmethod
+    def load(cls, source: str | Path, device: str | torch.device = "cpu") -> Self:
+        """Load a run directory, a model directory or a model of the Hugging Face Hub.
+
+        Raises:
+            UserError: There is no model that was saved by this package.
+        """
+        directory = _model_directory(str(source))
+        try:
+            # The hub library prints where it loads from.
+            with contextlib.redirect_stdout(io.StringIO()):
+                model = smp.from_pretrained(directory)
+        except Exception as error:
+            raise UserError(f"{source} cannot be loaded as a model: {str(error).splitlines()[0]}.") from error
+        try:
+            preprocessing, classes = model.config["_preprocessing"], model.config["_classes"]
+            palette = voc_palette()
+            palette[: len(classes)] = np.array(model.config["_colors"], dtype=np.uint8)
+        except KeyError as error:
+            raise UserError(f"{source} was not saved by fcn-smp: its config.json lacks {error}.") from error
+        return cls(model.to(device), Preprocessing(**preprocessing), classes, palette)
+
+
+def _model_directory(source: str) -> str:
+    path = Path(source)
+    for directory in (path / "model", path):
+        if (directory / "config.json").is_file():
+            return str(directory)
+    if (path / "recipe.yaml").is_file():
+        raise UserError(f"The run {path} has no model yet; finish it with fcn-smp train ... --resume.")
+    if path.exists() or source.count("/") != 1 or source.startswith((".", "~")):
+        raise UserError(f"{source} is neither a run nor a model directory: it has no config.json.")
+    return source  # of the Hub

@@ -1,0 +1,238 @@
+"""From a recipe to a run directory."""
+
+import json
+import logging
+import platform
+import sys
+import tempfile
+import warnings
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning.pytorch as lightning
+import torch
+import yaml
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+
+from fcn_smp.data.class_weights import class_weights, count_classes
+from fcn_smp.data.dataset import IGNORE_INDEX, SegmentationDataset
+from fcn_smp.errors import UserError
+from fcn_smp.files import write_text
+from fcn_smp.losses import SegmentationLoss
+from fcn_smp.models.encoder import Preprocessing, encoder_preprocessing
+from fcn_smp.models.fcn import FCN
+from fcn_smp.recipe import Recipe
+from fcn_smp.registry import ARCHITECTURES
+from fcn_smp.segmenter import Segmenter
+from fcn_smp.training.callbacks import (
+    MetricsTable,
+    ProgressReport,
+    SamplePictures,
+    ValidateLastEpoch,
+    checkpoints,
+)
+from fcn_smp.training.data_module import SegmentationDataModule
+from fcn_smp.training.task import SegmentationTask
+
+# What may differ when a run is resumed: where it runs, not what it computes.
+_PLACE = ("workers", "accelerator", "devices", "num_nodes", "strategy", "samples")
+
+
+class Parts(NamedTuple):
+    """All that a run is made of, built and checked before anything is written."""
+
+    task: SegmentationTask
+    data: SegmentationDataModule
+    preprocessing: Preprocessing
+
+
+def train(recipe: Recipe, run: Path, *, resume: bool, console: Console) -> None:
+    """Run a recipe and leave everything in the directory ``run``.
+
+    Args:
+        recipe: What to train, on what, and how.
+        run: The directory to write; it must not hold anything, unless the run is resumed.
+        resume: Go on from ``checkpoints/last.ckpt`` of ``run``.
+        console: Where to report.
+
+    Raises:
+        UserError: The recipe does not fit the data, a file is missing or damaged, or ``run`` is not free.
+    """
+    if rank_zero_only.rank == 0:
+        _check_directory(recipe, run, resume=resume)
+    if resume and (run / "model").is_dir():
+        console.print(f"{run} is complete; there is nothing to resume.")
+        return
+    parts = build(recipe)
+    if rank_zero_only.rank == 0:
+        write_text(run / "recipe.yaml", recipe.dump())
+        write_text(run / "environment.json", json.dumps(environment(), indent=2) + "\n")
+    trainer = _trainer(recipe, run, parts, console)
+    _fit(trainer, parts, run / "checkpoints" / "last.ckpt" if resume else None)
+    if trainer.is_global_zero:
+        best = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
+        parts.task.load_state_dict(best["state_dict"])
+        dataset = parts.data.train
+        segmenter = Segmenter(parts.task.model.cpu(), parts.preprocessing, dataset.classes, dataset.palette)
+        segmenter.save(run / "model")
+
+
+def dry_run(recipe: Recipe, console: Console) -> None:
+    """Build everything, train and validate on two batches, write to a folder that is removed again."""
+    parts = build(recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        short = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"epochs": 1})})
+        trainer = _trainer(short, Path(folder), parts, console, limit_train_batches=2, limit_val_batches=2)
+        _fit(trainer, parts, None)
+    millions = sum(parameter.numel() for parameter in parts.task.model.parameters()) / 1e6
+    console.print(
+        f"The recipe works: {parts.task.model.name} with {millions:.1f} million weights,"
+        f" {len(parts.data.train)} images to train on, {len(parts.data.val)} to validate.",
+        highlight=False,
+    )
+
+
+def build(recipe: Recipe) -> Parts:
+    """Build all parts of a run.
+
+    Raises:
+        UserError: Something does not fit; the message names it.
+    """
+    lightning.seed_everything(recipe.seed, workers=True, verbose=False)
+    train_set, val_set = recipe.data.open(recipe.data.train), recipe.data.open(recipe.data.val)
+    if len(train_set) < recipe.trainer.batch_size:
+        raise UserError(
+            f"trainer.batch_size is {recipe.trainer.batch_size}, but the split {recipe.data.train} has only"
+            f" {len(train_set)} images; it should be that or less."
+        )
+    classes = train_set.classes
+    weights = _class_weights(recipe, train_set)
+    options = recipe.model.model_dump(exclude={"arch", "encoder_options"})
+    try:
+        model = ARCHITECTURES[recipe.model.arch](**options, classes=len(classes), **recipe.model.encoder_options)
+        usual = encoder_preprocessing(recipe.model.encoder_name, recipe.model.encoder_weights)
+    except (ValueError, TypeError, OSError) as error:
+        raise UserError(f"model: {str(error).splitlines()[0]}") from error
+    preprocessing = Preprocessing(recipe.preprocessing.mean or usual.mean, recipe.preprocessing.std or usual.std)
+    loss = SegmentationLoss(weights, IGNORE_INDEX, recipe.loss.label_smoothing)
+    task = SegmentationTask(model, loss, recipe, len(classes))
+    return Parts(task, SegmentationDataModule(recipe, train_set, val_set, preprocessing), preprocessing)
+
+
+def environment() -> dict[str, Any]:
+    """Return where and with what a run was made."""
+    packages = ("fcn_smp", "torch", "segmentation-models-pytorch", "timm", "albumentations", "lightning", "numpy")
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "platform": platform.platform(),
+        "cpu_threads": torch.get_num_threads(),
+        "gpu": [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())],
+    }
+
+
+def _check_directory(recipe: Recipe, run: Path, *, resume: bool) -> None:
+    if not resume:
+        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+            raise UserError(f"{run} holds another run; name another directory with --output, or go on with --resume.")
+        return
+    for needed in ("recipe.yaml", "checkpoints/last.ckpt"):
+        if not (run / needed).is_file():
+            raise UserError(f"{run} cannot be resumed: it has no {needed}; leave out --resume to start anew.")
+    before = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    for section, now in recipe.model_dump(mode="json").items():
+        then = before.get(section)
+        for key in now if isinstance(now, dict) and isinstance(then, dict) else ():
+            if now[key] != then.get(key) and not (section == "trainer" and key in _PLACE):
+                raise UserError(
+                    f"{run} was begun with {section}.{key}={then.get(key)}, now it is {now[key]};"
+                    " a run is resumed with the recipe that it was begun with."
+                )
+
+
+def _class_weights(recipe: Recipe, dataset: SegmentationDataset) -> list[float] | None:
+    asked = recipe.loss.class_weights
+    classes = list(dataset.classes)
+    if asked is None:
+        return None
+    if isinstance(asked, str):
+        return class_weights(count_classes(dataset), asked)
+    if isinstance(asked, dict):
+        for name in asked:
+            if name not in classes:
+                raise UserError(f"loss.class_weights: there is no class {name!r}; the classes are {', '.join(classes)}.")
+        return [asked.get(name, 1.0) for name in classes]
+    if len(asked) != len(classes):
+        raise UserError(
+            f"loss.class_weights has {len(asked)} numbers; it should have {len(classes)}, one for each class."
+        )
+    return asked
+
+
+def _trainer(recipe: Recipe, run: Path, parts: Parts, console: Console, **options: Any) -> lightning.Trainer:
+    _hush_lightning()
+    settings = recipe.trainer
+    try:
+        return lightning.Trainer(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            strategy=settings.strategy,
+            precision=_precision(settings.precision, settings.accelerator),
+            max_epochs=settings.epochs,
+            check_val_every_n_epoch=settings.validate_every,
+            gradient_clip_val=settings.gradient_clip,
+            # The order in which callbacks are called is the order here: the table clears the scores, so it is last.
+            callbacks=[
+                ValidateLastEpoch(),
+                ProgressReport(console),
+                SamplePictures(run / "samples", parts.data.val, settings.samples),
+                MetricsTable(run / "metrics.csv"),
+                *checkpoints(run / "checkpoints"),
+            ],
+            default_root_dir=run,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            **options,
+        )
+    except (ValueError, RuntimeError, lightning.utilities.exceptions.MisconfigurationException) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _fit(trainer: lightning.Trainer, parts: Parts, checkpoint: Path | None) -> None:
+    try:
+        trainer.fit(parts.task, parts.data, ckpt_path=checkpoint, weights_only=True)
+    except FloatingPointError as error:
+        raise UserError(
+            f"The loss became {error} in epoch {trainer.current_epoch + 1}; lower optimizer.lr and"
+            " optimizer.encoder_lr, lengthen schedule.warmup_steps or set trainer.gradient_clip."
+        ) from error
+
+
+def _precision(asked: str, accelerator: str) -> Any:
+    names = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
+    if asked != "auto":
+        return names[asked]
+    if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
+        return names["bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"]
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available())
+    # Without such instructions bfloat16 is emulated, which is slower than float32.
+    capabilities = torch.cpu.get_capabilities()
+    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return names["bf16" if on_cpu and fast else "fp32"]
+
+
+def _hush_lightning() -> None:
+    """Keep Lightning's hints to itself: what a user must know, this package says."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*(num_workers|isinstance.treespec|lr_scheduler.step).*")
