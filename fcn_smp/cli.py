@@ -47,7 +47,9 @@ def main() -> None:
 def train(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
     overrides: Overrides = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run directory.", show_default="runs/NAME")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Run directory.", show_default="runs/NAME")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the run directory.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Try everything on two batches; keep nothing.")] = False,
 ) -> None:
@@ -168,7 +170,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def options(
-    show_version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Train, score and use fully convolutional networks (FCN) with any encoder of SMP and timm."""
 

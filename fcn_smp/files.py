@@ -1,6 +1,5 @@
 """Files and folders that appear under their name only when they are whole."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ def whole(path: Path) -> Iterator[Path]:
     workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield workspace / path.name
-        os.replace(workspace / path.name, path)
+        (workspace / path.name).replace(path)
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
 

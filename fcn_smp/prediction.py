@@ -28,7 +28,9 @@ def find_images(sources: Sequence[str]) -> list[Path]:
         else:
             paths = [Path(name) for name in sorted(glob.glob(source, recursive=True)) if Path(name).is_file()]
         if not paths:
-            raise UserError(f"{source} names no image; give a file, a folder with images or a pattern such as 'a/*.jpg'.")
+            raise UserError(
+                f"{source} names no image; give a file, a folder with images or a pattern such as 'a/*.jpg'."
+            )
         found |= dict.fromkeys(paths)
     return list(found)
 
@@ -52,9 +54,9 @@ def predict(segmenter: Segmenter, images: Sequence[Path], directory: Path) -> It
                 raise UserError(f"{target} is there already; name another folder with --output.")
             targets[target] = image
     for path in images:
-        image = read_image(path)
-        label = segmenter.predict(image)
+        pixels = read_image(path)
+        label = segmenter.predict(pixels)
         mask, over = directory / f"{path.stem}.png", directory / f"{path.stem}_overlay.png"
         save_image(palette_image(label, segmenter.palette), mask)
-        save_image(overlay(image, label, segmenter.palette), over)
+        save_image(overlay(pixels, label, segmenter.palette), over)
         yield mask, over

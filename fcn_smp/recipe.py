@@ -310,8 +310,7 @@ def _sections(key: str) -> dict[str, type[BaseModel]]:
     """Return the models that the key ``key`` of a recipe may stand for, by their ``kind``."""
     field = Recipe.model_fields.get(key)
     annotation = field.annotation if field else None
-    models = [model for model in get_args(annotation) or (annotation,) if isclass(model)]
-    models = [model for model in models if issubclass(model, BaseModel)]
+    models = [model for model in get_args(annotation) or (annotation,) if isclass(model) and issubclass(model, Section)]
     if len(models) == 1:
         return {"": models[0]}
     return {get_args(model.model_fields["kind"].annotation)[0]: model for model in models}

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
+from torch import Tensor
 
 import fcn_smp.models  # noqa: F401  (registers our classes, so that SMP can load them)
 from fcn_smp.data.dataset import Array
@@ -46,8 +47,8 @@ class Segmenter:
     def predict(self, image: Array) -> Array:
         """Map an RGB image, uint8 (H, W, 3), to the most likely class of each pixel, uint8 (H, W)."""
         device = next(self.model.parameters()).device
-        logits = self.model(self._preprocess(image)[None].to(device))
-        return logits[0].argmax(0).to(torch.uint8).cpu().numpy()
+        logits: Tensor = self.model(self._preprocess(image)[None].to(device))
+        return np.asarray(logits[0].argmax(0).to(torch.uint8).cpu())
 
     def save(self, directory: Path) -> None:
         """Write a model directory, which ``smp.from_pretrained`` loads too.

@@ -38,7 +38,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return len(range(self.rank, self.size, self.world))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = range(self.size)
+        order = list(range(self.size))
         if self.seed is not None:
             generator = torch.Generator().manual_seed(self.seed + self.epoch)
             order = torch.randperm(self.size, generator=generator).tolist()

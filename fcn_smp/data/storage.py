@@ -1,9 +1,8 @@
 """Files of a data set, in a folder or in the tar archive in which it is handed out."""
 
 import io
-import os
 import tarfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from fcn_smp.errors import UserError
@@ -61,7 +60,7 @@ class Tar:
                     name = member.name.removeprefix("./")
                     if member.isfile():
                         self.members[name] = (member.offset_data, member.size)
-                        self.folders.add(os.path.dirname(name))
+                        self.folders.add(str(PurePosixPath(name).parent))
         except (tarfile.TarError, EOFError) as error:
             raise UserError(f"{root} is not a whole, uncompressed tar archive ({error}).") from error
 

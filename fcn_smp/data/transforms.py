@@ -6,12 +6,12 @@ from collections.abc import Sequence
 # Albumentations asks the package index for a newer release at import, whose licence would be another.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-import albumentations as A  # noqa: E402, N812
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-from torch import Tensor  # noqa: E402
+import albumentations as A
+import cv2
+import numpy as np
+from torch import Tensor
 
-from fcn_smp.data.dataset import IGNORE_INDEX, Array  # noqa: E402
+from fcn_smp.data.dataset import IGNORE_INDEX, Array
 
 # The loader's workers are processes already; OpenCV's threads in each of them would fight over the cores.
 cv2.setNumThreads(0)

@@ -1,7 +1,7 @@
 """PASCAL VOC 2007 and 2012 segmentation.
 
-    Mark Everingham et al.: The PASCAL visual object classes (VOC) challenge. IJCV 88(2), 2010.
-    Bharath Hariharan et al.: Semantic contours from inverse detectors. ICCV 2011 (the labels of ``train_aug``).
+Mark Everingham et al.: The PASCAL visual object classes (VOC) challenge. IJCV 88(2), 2010.
+Bharath Hariharan et al.: Semantic contours from inverse detectors. ICCV 2011 (the labels of ``train_aug``).
 """
 
 from importlib import resources
@@ -41,11 +41,11 @@ class VOCSegmentation(SegmentationDataset):
         UserError: The data set or a file of the split is missing, or the split is unknown or empty.
     """
 
-    classes: ClassVar[tuple[str, ...]] = (
+    classes = (
         "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
         "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
     )  # fmt: skip
-    palette: ClassVar[Array] = voc_palette()
+    palette = voc_palette()
     splits: ClassVar[dict[int, tuple[str, ...]]] = {
         2007: ("train", "val", "trainval", "test"),
         2012: ("train", "val", "trainval", "train_aug", "seg11valid", "auto"),

@@ -51,7 +51,7 @@ def resolve_encoder_name(name: str) -> str:
     raise ValueError(f"There is no encoder named {name!r}.{hint}")
 
 
-def build_encoder(name: str, *, in_channels: int, depth: int, weights: str | None, **kwargs: Any) -> nn.Module:
+def build_encoder(name: str, *, in_channels: int, depth: int, weights: str | None, **kwargs: Any) -> Any:
     """Build an encoder of SMP or timm.
 
     Args:
@@ -74,9 +74,7 @@ def build_encoder(name: str, *, in_channels: int, depth: int, weights: str | Non
         # SMP warns when a timm model is given a weight's name, and takes any name for "pretrained".
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="For 'tu-'", category=UserWarning)
-            encoder: nn.Module = smp.encoders.get_encoder(
-                smp_name, in_channels=in_channels, depth=depth, weights=named, **kwargs
-            )
+            encoder = smp.encoders.get_encoder(smp_name, in_channels=in_channels, depth=depth, weights=named, **kwargs)
     except (KeyError, ValueError, AssertionError) as error:
         # str() of a KeyError quotes its message.
         raise ValueError(f"Encoder {name!r} cannot be built: {error.args[0] if error.args else error}") from error

@@ -61,19 +61,19 @@ class FCNDecoder(nn.Module):
         scores = self.score(self.hidden(taps[0]))
         for k, (skip_score, upsample) in enumerate(zip(self.skip_scores, self.upsamplings)):  # noqa: B905
             skip = taps[k + 1]
-            scores = upsample(scores, skip.shape[-2:]) + skip_score(skip * self.skip_scales[k])
-        return upsample_to_input(scores, self.stride, features[0].shape[-2:])
+            scores = upsample(scores, skip) + skip_score(skip * self.skip_scales[k])
+        return upsample_to_input(scores, self.stride, features[0])
 
 
 def _score(channels: int, classes: int) -> nn.Conv2d:
     """Build a score layer. It starts from zero, so that a new skip does not disturb what is there (section 4.2)."""
     conv = nn.Conv2d(channels, classes, kernel_size=1)
-    nn.init.zeros_(conv.weight)
-    nn.init.zeros_(conv.bias)
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
     return conv
 
 
-class FCN(SegmentationModel):  # type: ignore[misc]  # SMP is untyped
+class FCN(SegmentationModel):
     """Fully convolutional network: an encoder, and a decoder that scores its maps and sums the scores.
 
     Input: float tensor (N, in_channels, H, W), normalised as the encoder's weights expect, of any height and width
@@ -113,8 +113,9 @@ class FCN(SegmentationModel):  # type: ignore[misc]  # SMP is untyped
 
     finest_stride: ClassVar[int]
     requires_divisible_input_shape = False
+    config: dict[str, Any]
 
-    @supports_config_loading  # type: ignore[untyped-decorator]
+    @supports_config_loading
     def __init__(
         self,
         encoder_name: str = "resnet34",
@@ -134,15 +135,15 @@ class FCN(SegmentationModel):  # type: ignore[misc]  # SMP is untyped
         super().__init__()
         if classes < 1:
             raise ValueError(f"classes must be 1 or more, got {classes}.")
-        self.encoder = build_encoder(
+        encoder = self.encoder = build_encoder(
             encoder_name, in_channels=in_channels, depth=encoder_depth, weights=encoder_weights, **kwargs
         )
-        taps = Taps(self.encoder, encoder_depth, self.finest_stride)
+        taps = Taps(encoder, encoder_depth, self.finest_stride)
         self.decoder = FCNDecoder(
             taps,
             build_hidden(
                 taps.channels[0],
-                vgg=is_vgg(self.encoder),
+                vgg=is_vgg(encoder),
                 channels=decoder_hidden_channels,
                 kernel=decoder_hidden_kernel,
                 dropout=decoder_dropout,
@@ -154,7 +155,7 @@ class FCN(SegmentationModel):  # type: ignore[misc]  # SMP is untyped
         # The decoder's scores are the logits; SMP expects a head all the same.
         self.segmentation_head = nn.Sequential(nn.Identity(), Activation(activation))
         self.classification_head = (
-            ClassificationHead(in_channels=self.encoder.out_channels[-1], **aux_params) if aux_params else None
+            ClassificationHead(in_channels=encoder.out_channels[-1], **aux_params) if aux_params else None
         )
         self.name = f"{type(self).__name__.lower()}-{encoder_name}"
         # A saved model holds its encoder: loading it must not fetch the encoder's weights again.

@@ -1,5 +1,7 @@
 """From an encoder's features to the maps that the decoder scores, coarse to fine, by stride."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from segmentation_models_pytorch.encoders import TimmUniversalEncoder
 from segmentation_models_pytorch.encoders.vgg import VGGEncoder
@@ -28,7 +30,7 @@ class Taps(nn.Module):
         strides: Stride of each tap, coarse to fine.
     """
 
-    def __init__(self, encoder: nn.Module, depth: int, finest_stride: int) -> None:
+    def __init__(self, encoder: Any, depth: int, finest_stride: int) -> None:
         super().__init__()
         widths: list[int] = list(encoder.out_channels)
         finest_level = min(finest_stride.bit_length() - 1, depth)
@@ -56,7 +58,7 @@ class Taps(nn.Module):
         return taps
 
 
-def is_vgg(encoder: nn.Module) -> bool:
+def is_vgg(encoder: Any) -> bool:
     """Tell whether ``encoder`` is one of the VGG family, of SMP or of timm."""
     return isinstance(encoder, VGGEncoder) or (
         isinstance(encoder, TimmUniversalEncoder) and encoder.name.startswith("vgg")

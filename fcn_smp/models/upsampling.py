@@ -26,20 +26,20 @@ def bilinear_kernel(factor: int) -> Tensor:
     return weights[:, None] * weights
 
 
-def fit(x: Tensor, size: list[int]) -> Tensor:
-    """Cut ``x`` of shape (N, C, h, w) at the bottom and right to the (height, width) of ``size``.
+def fit(x: Tensor, reference: Tensor) -> Tensor:
+    """Cut ``x`` of shape (N, C, h, w) at the bottom and right to the height and width of ``reference``.
 
     A negative padding, not a slice: ``torch.export`` cannot prove a slice's bounds when sizes are dynamic.
     """
-    return F.pad(x, (0, size[1] - x.shape[3], 0, size[0] - x.shape[2]))
+    return F.pad(x, (0, reference.shape[3] - x.shape[3], 0, reference.shape[2] - x.shape[2]))
 
 
 class Fit(nn.Module):
     """:func:`fit` as a module, for two taps of the same stride."""
 
-    def forward(self, x: Tensor, size: list[int]) -> Tensor:
-        """Cut (N, C, h, w) to (N, C, *size)."""
-        return fit(x, size)
+    def forward(self, x: Tensor, reference: Tensor) -> Tensor:
+        """Cut (N, C, h, w) to the height and width of ``reference``."""
+        return fit(x, reference)
 
 
 class Upsample2x(nn.Module):
@@ -67,24 +67,24 @@ class Upsample2x(nn.Module):
         else:
             self.register_buffer("weight", kernel.expand(channels, 1, 4, 4).clone(), persistent=False)
 
-    def forward(self, x: Tensor, size: list[int]) -> Tensor:
-        """Map (N, C, h, w) to (N, C, *size), where ``size`` is at most 2h + 1 by 2w + 1."""
+    def forward(self, x: Tensor, reference: Tensor) -> Tensor:
+        """Map (N, C, h, w) to (N, C, H, W), the size of ``reference``, at most 2h + 1 by 2w + 1."""
         # One replicated pixel on the left keeps the border from fading; on the right a second one lets an odd
         # size, which the encoder rounded down, be filled.
         x = F.pad(x, (1, 2, 1, 2), mode="replicate")
         x = F.conv_transpose2d(x, self.weight, stride=2, padding=3, groups=self.groups)
-        return fit(x, size)
+        return fit(x, reference)
 
 
-def upsample_to_input(x: Tensor, stride: int, size: list[int]) -> Tensor:
-    """Interpolate the scores ``x`` of shape (N, C, h, w) by ``stride`` and fit them to the input's ``size``.
+def upsample_to_input(x: Tensor, stride: int, reference: Tensor) -> Tensor:
+    """Interpolate the scores ``x`` of shape (N, C, h, w) by ``stride`` and fit them to the size of ``reference``.
 
     The last layer of the network, which Long et al. (section 4.1) fix to bilinear interpolation.
 
     Returns:
-        Tensor of shape (N, C, *size), where ``size`` is at most (h + 1) * stride by (w + 1) * stride.
+        Tensor of shape (N, C, H, W), the size of ``reference``, at most (h + 1) * stride by (w + 1) * stride.
     """
     if stride > 1:
         x = F.pad(x, (0, 1, 0, 1), mode="replicate")
         x = F.interpolate(x, scale_factor=float(stride), mode="bilinear", align_corners=False)
-    return fit(x, size)
+    return fit(x, reference)

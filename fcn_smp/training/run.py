@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import lightning.pytorch as lightning
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
@@ -23,7 +24,6 @@ from fcn_smp.errors import UserError
 from fcn_smp.files import write_text
 from fcn_smp.losses import SegmentationLoss
 from fcn_smp.models.encoder import Preprocessing, encoder_preprocessing
-from fcn_smp.models.fcn import FCN
 from fcn_smp.recipe import Recipe
 from fcn_smp.registry import ARCHITECTURES
 from fcn_smp.segmenter import Segmenter
@@ -61,13 +61,15 @@ def train(recipe: Recipe, run: Path, *, resume: bool, console: Console) -> None:
     Raises:
         UserError: The recipe does not fit the data, a file is missing or damaged, or ``run`` is not free.
     """
-    if rank_zero_only.rank == 0:
+    # Every process of a distributed run comes this way; the first one writes.
+    first = getattr(rank_zero_only, "rank", 0) == 0
+    if first:
         _check_directory(recipe, run, resume=resume)
     if resume and (run / "model").is_dir():
         console.print(f"{run} is complete; there is nothing to resume.")
         return
     parts = build(recipe)
-    if rank_zero_only.rank == 0:
+    if first:
         write_text(run / "recipe.yaml", recipe.dump())
         write_text(run / "environment.json", json.dumps(environment(), indent=2) + "\n")
     trainer = _trainer(recipe, run, parts, console)
@@ -165,7 +167,9 @@ def _class_weights(recipe: Recipe, dataset: SegmentationDataset) -> list[float] 
     if isinstance(asked, dict):
         for name in asked:
             if name not in classes:
-                raise UserError(f"loss.class_weights: there is no class {name!r}; the classes are {', '.join(classes)}.")
+                raise UserError(
+                    f"loss.class_weights: there is no class {name!r}; the classes are {', '.join(classes)}."
+                )
         return [asked.get(name, 1.0) for name in classes]
     if len(asked) != len(classes):
         raise UserError(
@@ -203,7 +207,7 @@ def _trainer(recipe: Recipe, run: Path, parts: Parts, console: Console, **option
             enable_model_summary=False,
             **options,
         )
-    except (ValueError, RuntimeError, lightning.utilities.exceptions.MisconfigurationException) as error:
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
 

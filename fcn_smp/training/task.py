@@ -4,6 +4,7 @@ from typing import Any
 
 import lightning.pytorch as lightning
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from fcn_smp.losses import SegmentationLoss
@@ -52,7 +53,7 @@ class SegmentationTask(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Score one whole image; return the predicted labels (1, H, W)."""
         images, labels = batch
-        prediction = self.model(images).argmax(1)
+        prediction: Tensor = self.model(images).argmax(1)
         self.confusion.update(prediction, labels)
         return prediction
 
@@ -63,7 +64,7 @@ class SegmentationTask(lightning.LightningModule):
         self.scores = self.confusion.scores()
         self.log("mean_iu", self.scores.mean_iu)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build the optimiser and its schedule, stepped with every batch."""
         options = self.recipe.optimizer
         groups = parameter_groups(self.model, options.lr, options.encoder_lr, options.weight_decay)
