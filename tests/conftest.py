@@ -1,0 +1,28 @@
+"""What all tests share: no network, one thread for each worker, and real data where it is at hand."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+def _directory(variable, what):
+    if variable not in os.environ:
+        pytest.skip(f"{variable} does not name a directory with {what}")
+    return Path(os.environ[variable])
+
+
+@pytest.fixture(scope="session")
+def weights():
+    return _directory("FCN_SMP_WEIGHTS", "pretrained encoder weights")
+
+
+@pytest.fixture(scope="session")
+def data():
+    return _directory("FCN_SMP_DATA", "the archives of VOC2007 and CamVid")

@@ -1,0 +1,113 @@
+"""What several tests need: tiny data sets on disk or in memory, and the form of every message to the user."""
+
+import io
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcn_smp.data.dataset import IGNORE_INDEX, Array, SegmentationDataset
+from fcn_smp.data.voc import voc_palette
+from fcn_smp.errors import UserError
+
+
+def random_label(rng: np.random.Generator, size: tuple[int, int], classes: int = 21) -> Array:
+    """Draw a label of height and width ``size``: boxes of classes on background, each within a void border."""
+    height, width = size
+    label = np.zeros(size, np.uint8)
+    for _ in range(3):
+        top, left = int(rng.integers(height)), int(rng.integers(width))
+        bottom, right = top + int(rng.integers(4, 4 + height // 2)), left + int(rng.integers(4, 4 + width // 2))
+        label[top:bottom, left:right] = IGNORE_INDEX
+        label[top + 1 : bottom - 1, left + 1 : right - 1] = rng.integers(1, classes)
+    return label
+
+
+def write_voc(
+    root: Path,
+    year: int,
+    train: Iterable[str],
+    val: Iterable[str],
+    sizes: Sequence[tuple[int, int]] = ((40, 56), (48, 36)),
+    labels: str = "SegmentationClass",
+) -> Path:
+    """Write ``VOCdevkit/VOC<year>`` below ``root`` with images of the ids ``train`` and ``val``, and return it.
+
+    Heights and widths are those of ``sizes`` in turn. The packaged splits name other images: give the files
+    ``ImageSets/Segmentation/train.txt`` and ``val.txt`` of the result as splits.
+    """
+    folder = root / f"VOCdevkit/VOC{year}"
+    lists = {"train": list(train), "val": list(val)}
+    for name in ("JPEGImages", labels, "ImageSets/Segmentation"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for split, ids in lists.items():
+        (folder / f"ImageSets/Segmentation/{split}.txt").write_text("".join(f"{id_}\n" for id_ in ids))
+    rng = np.random.default_rng(year)
+    for number, id_ in enumerate(lists["train"] + lists["val"]):
+        height, width = sizes[number % len(sizes)]
+        coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+        coarse.resize((width, height)).save(folder / f"JPEGImages/{id_}.jpg", quality=95)
+        label = Image.fromarray(random_label(rng, (height, width)))
+        label.putpalette(voc_palette().tobytes())
+        label.save(folder / f"{labels}/{id_}.png")
+    return folder
+
+
+def pack(folder: Path, archive: Path, name: str) -> Path:
+    """Put ``folder`` into an uncompressed tar archive as ``name``, and return the archive's path."""
+    with tarfile.open(archive, "w") as file:
+        file.add(folder, name)
+    return archive
+
+
+class _Memory:
+    """Files of a data set that lie in memory."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = files
+
+    def exists(self, path: str) -> bool:
+        return path in self.files
+
+    def read(self, path: str) -> bytes:
+        return self.files[path]
+
+    def locate(self, path: str) -> str:
+        return f"memory:{path}"
+
+
+class LabelsInMemory(SegmentationDataset):
+    """A data set of the labels given, for classes 0 to ``classes`` - 1; its images are black."""
+
+    palette = voc_palette()
+
+    def __init__(self, labels: Sequence[Array], classes: int) -> None:
+        self.classes = [f"class {k}" for k in range(classes)]
+        files = {}
+        for number, label in enumerate(labels):
+            files[f"{number}.jpg"] = encode(Image.new("RGB", label.shape[::-1]), "JPEG")
+            files[f"{number}.png"] = encode(Image.fromarray(label), "PNG")
+        super().__init__(_Memory(files), [(f"{n}", f"{n}.jpg", f"{n}.png") for n in range(len(labels))])
+
+
+def encode(image: Image.Image, form: str, **options: object) -> bytes:
+    """Return the content of an image file."""
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+@contextmanager
+def one_sentence(*parts: object) -> Iterator[None]:
+    """Expect a UserError whose message is one sentence that contains all ``parts``."""
+    with pytest.raises(UserError) as caught:
+        yield
+    message = str(caught.value)
+    assert "\n" not in message, message
+    assert message.endswith((".", "?")), message
+    for part in parts:
+        assert str(part) in message, message

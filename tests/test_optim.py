@@ -1,0 +1,139 @@
+"""Which parameter learns at which rate, and how the rate changes."""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from segmentation_models_pytorch.base import SegmentationModel
+from torch import nn
+
+import fcn_smp  # noqa: F401
+from fcn_smp.optim import constant, cosine, parameter_groups, poly, warm_up_then
+
+LR, ENCODER_LR, DECAY = 0.1, 0.01, 0.5
+
+DECAYS = {"cosine": cosine, "poly": poly(0.9), "poly 2": poly(2.0), "constant": constant}
+
+
+@pytest.fixture(params=["resnet18", "vgg11_bn", "tu-convnext_atto"])
+def model(request: pytest.FixtureRequest) -> SegmentationModel:
+    return smp.create_model(
+        "fcn8s",
+        encoder_name=request.param,
+        encoder_weights=None,
+        classes=3,
+        decoder_hidden_channels=16,
+        decoder_learn_upsampling=True,
+        aux_params={"classes": 2},
+    )
+
+
+def expected_settings(model: nn.Module) -> dict[str, tuple[float, float]]:
+    """Go through the modules: rate and decay of each parameter, by what it is and where it lies."""
+    settings = {}
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(path, recurse=False):
+            is_norm = "Norm" in type(module).__name__
+            is_bias = name.endswith("bias")
+            is_scale = name.endswith("gamma")  # of ConvNeXt's blocks: one factor a channel, as of a normalisation
+            rate = ENCODER_LR if path.startswith("encoder.") else LR
+            if parameter.requires_grad:
+                settings[name] = (rate, 0.0 if is_norm or is_bias or is_scale else DECAY)
+    return settings
+
+
+def actual_settings(model: SegmentationModel) -> dict[str, tuple[float, float]]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, LR, ENCODER_LR, DECAY)
+    assert all(group["params"] for group in groups)
+    given_out = [(names[id(p)], (group["lr"], group["weight_decay"])) for group in groups for p in group["params"]]
+    settings = dict(given_out)
+    assert len(settings) == len(given_out)
+    return settings
+
+
+def test_each_parameter_has_its_rate_and_decay_once(model: SegmentationModel) -> None:
+    settings = actual_settings(model)
+    assert settings == expected_settings(model)
+    assert set(settings.values()) == {(LR, DECAY), (LR, 0.0), (ENCODER_LR, DECAY), (ENCODER_LR, 0.0)}
+
+
+def test_frozen_parameters_are_left_out(model: SegmentationModel) -> None:
+    for parameter in model.encoder.parameters():
+        parameter.requires_grad_(False)
+    model.decoder.score.weight.requires_grad_(False)
+    settings = actual_settings(model)
+    assert settings == expected_settings(model)
+    assert {rate for rate, _ in settings.values()} == {LR}
+    assert "decoder.score.weight" not in settings
+    assert "decoder.score.bias" in settings
+
+
+def test_groups_are_named_and_an_optimizer_takes_them(model: SegmentationModel) -> None:
+    groups = parameter_groups(model, LR, ENCODER_LR, DECAY)
+    assert {(group["name"], group["lr"]) for group in groups} == {("encoder", ENCODER_LR), ("decoder", LR)}
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    assert [group["lr"] for group in optimizer.param_groups] == [group["lr"] for group in groups]
+
+
+@pytest.mark.parametrize("decay", DECAYS.values(), ids=DECAYS)
+def test_warm_up_rises_from_its_first_share_to_the_peak(decay: Callable[[float], float]) -> None:
+    factor = warm_up_then(decay, 4, 20)
+    assert [factor(step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("decay", DECAYS.values(), ids=DECAYS)
+@pytest.mark.parametrize(("warmup", "total"), [(0, 1), (5, 5), (5, 3), (0, 0)])
+def test_training_may_be_as_short_as_its_warm_up(decay: Callable[[float], float], warmup: int, total: int) -> None:
+    factor = warm_up_then(decay, warmup, total)
+    assert all(0 <= factor(step) <= 1 for step in range(10))
+    assert factor(warmup) == 1
+
+
+@given(st.integers(0, 30), st.integers(1, 300), st.sampled_from(list(DECAYS.values())))
+def test_rate_falls_from_the_peak_and_is_never_negative(
+    warmup: int, rest: int, decay: Callable[[float], float]
+) -> None:
+    factor = warm_up_then(decay, warmup, warmup + rest)
+    values = [factor(step) for step in range(warmup + rest + 5)]
+    assert values[warmup] == max(values) == 1
+    assert all(one >= other for one, other in pairwise(values[warmup:]))
+    assert min(values) >= 0
+
+
+def test_cosine_is_half_a_wave() -> None:
+    factor = warm_up_then(cosine, 10, 10 + 600)
+    for step, value in [(10, 1), (110, (1 + math.sqrt(3) / 2) / 2), (210, 0.75), (310, 0.5), (410, 0.25), (610, 0)]:
+        assert factor(step) == pytest.approx(value, abs=1e-12)
+    assert 0 < factor(609) < 1e-5
+
+
+@pytest.mark.parametrize("power", [0.9, 1.0, 2.5])
+def test_poly_is_a_power_of_what_is_left(power: float) -> None:
+    factor = warm_up_then(poly(power), 10, 110)
+    for step in range(10, 110):
+        assert factor(step) == pytest.approx(((110 - step) / 100) ** power, rel=1e-9)
+    assert factor(110) == 0
+    assert 0 < factor(109) < 0.02
+
+
+def test_constant_keeps_the_rate() -> None:
+    factor = warm_up_then(constant, 2, 50)
+    assert {factor(step) for step in range(2, 60)} == {1.0}
+
+
+def test_scheduler_applies_the_factor_to_both_rates() -> None:
+    model = smp.create_model("fcn32s", encoder_name="resnet18", encoder_weights=None, classes=2)
+    optimizer = torch.optim.SGD(parameter_groups(model, LR, ENCODER_LR, DECAY))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up_then(cosine, 2, 6))
+    for factor in (0.5, 1, 1, (1 + math.sqrt(0.5)) / 2, 0.5):
+        for group in optimizer.param_groups:
+            base = ENCODER_LR if group["name"] == "encoder" else LR
+            assert group["lr"] == pytest.approx(base * factor)
+        optimizer.step()
+        scheduler.step()

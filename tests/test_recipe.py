@@ -1,0 +1,393 @@
+"""Recipes: read, laid over one another, checked, and written out again."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers import one_sentence
+
+from fcn_smp.errors import UserError
+from fcn_smp.recipe import Recipe, json_schema, load_recipe, shipped_recipes
+from fcn_smp.registry import ARCHITECTURES
+
+SHIPPED = sorted(shipped_recipes())
+SECTIONS = ["model", "data", "augmentation", "preprocessing", "loss", "optimizer", "schedule", "trainer"]
+
+
+def write(path: Path, **content: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Path:
+    """The shortest recipe."""
+    return write(tmp_path / "mine.yaml", data={"kind": "demo"})
+
+
+# --- Reading and writing
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_recipe_is_written_out_and_read_again_unchanged(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    (tmp_path / "copy.yaml").write_text(recipe.dump())
+    again = load_recipe(tmp_path / "copy.yaml")
+    assert again == recipe
+    assert again.dump() == recipe.dump()
+
+
+def test_demo_and_voc_are_shipped() -> None:
+    assert {"demo", "voc2007"} <= set(SHIPPED)
+    for name, path in shipped_recipes().items():
+        assert load_recipe(path) == load_recipe(name)
+
+
+def test_whole_recipe_survives_being_written_out(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "x.yaml",
+        name="1e-3",
+        seed=7,
+        model={
+            "arch": "fcn4s",
+            "decoder_skip_scales": [0.5, 1e-4],
+            "encoder_options": {"output_stride": 16, "a": None},
+        },
+        data={"kind": "voc", "year": 2012, "root": "~/é", "train": "a: b", "val": "null"},
+        augmentation={"crop": [320, 480], "scale": [0.25, 3]},
+        preprocessing={"mean": [0, 0.5, 1], "std": [1, 1e-7, 2]},
+        loss={"class_weights": {"person": 2.5, "no": 1}, "label_smoothing": 0.1},
+        optimizer={"kind": "sgd", "nesterov": True},
+        schedule={"kind": "poly", "power": 2},
+        trainer={"gradient_clip": 0.1, "devices": "auto", "precision": "bf16"},
+    )
+    recipe = load_recipe(path)
+    (tmp_path / "copy.yaml").write_text(recipe.dump())
+    assert load_recipe(tmp_path / "copy.yaml") == recipe
+    assert recipe.data.root == Path.home() / "é"
+    assert recipe.model.decoder_skip_scales == [0.5, 1e-4]
+    assert (recipe.data.train, recipe.data.val, recipe.name) == ("a: b", "null", "1e-3")
+
+
+def test_dump_holds_every_key_with_its_value() -> None:
+    recipe = load_recipe("voc2007")
+    content = yaml.safe_load(recipe.dump())
+    assert list(content) == list(Recipe.model_fields)
+    for section in SECTIONS:
+        assert list(content[section]) == list(type(getattr(recipe, section)).model_fields)
+    assert content["trainer"]["devices"] == 1
+    assert content["schedule"]["power"] == 0.9
+
+
+def test_recipe_is_named_after_its_file_unless_it_has_a_name(demo: Path, tmp_path: Path) -> None:
+    assert load_recipe(demo).name == "mine"
+    assert load_recipe(write(tmp_path / "2007.yaml", data={"kind": "demo"})).name == "2007"
+    assert load_recipe(write(tmp_path / "other.yaml", name="x", data={"kind": "demo"})).name == "x"
+
+
+def test_recipe_cannot_be_changed(demo: Path) -> None:
+    recipe = load_recipe(demo)
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.trainer.epochs = 3
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.seed = 3
+
+
+def test_architectures_are_those_of_the_registry() -> None:
+    for arch in ARCHITECTURES:
+        assert load_recipe("demo", [f"model.arch={arch}"]).model.arch == arch
+    assert set(Recipe.model_json_schema()["$defs"]["Model"]["properties"]["arch"]["enum"]) == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("kind", ["demo", "voc"])
+def test_root_of_the_data_becomes_absolute(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {"kind": kind, "root": "below/data"} | ({"year": 2007} if kind == "voc" else {})
+    path = write(tmp_path / "recipes/x.yaml", data=data)
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(path).data.root == tmp_path / "below/data"
+    assert load_recipe(path, ["data.root=~"]).data.root in (Path.home(), None)  # YAML's ~ is null
+    assert load_recipe(path, ["data.root='~/x'"]).data.root == Path.home() / "x"
+
+
+# --- Extending
+
+
+def test_extended_recipe_keeps_what_is_not_changed(tmp_path: Path) -> None:
+    base = write(
+        tmp_path / "base.yaml",
+        data={"kind": "demo"},
+        trainer={"epochs": 3, "batch_size": 5},
+        model={"encoder_options": {"a": 1, "b": 2}, "decoder_skip_scales": [1, 2]},
+    )
+    child = write(
+        tmp_path / "child.yaml",
+        extends="base.yaml",
+        trainer={"epochs": 4},
+        model={"encoder_options": {"b": 3}, "decoder_skip_scales": [5]},
+    )
+    recipe = load_recipe(child)
+    assert (recipe.trainer.epochs, recipe.trainer.batch_size) == (4, 5)
+    assert recipe.model.encoder_options == {"a": 1, "b": 3}
+    assert recipe.model.decoder_skip_scales == [5]
+    assert recipe.name == "child"
+    assert load_recipe(base).trainer.epochs == 3
+
+
+def test_extended_path_is_seen_from_the_recipe_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a/base.yaml", data={"kind": "demo"}, seed=1)
+    write(tmp_path / "a/b/middle.yaml", extends="../base.yaml", trainer={"epochs": 2})
+    write(tmp_path / "top.yaml", extends="a/b/middle.yaml", trainer={"batch_size": 3})
+    monkeypatch.chdir(tmp_path / "a")
+    recipe = load_recipe("../top.yaml")
+    assert (recipe.seed, recipe.trainer.epochs, recipe.trainer.batch_size) == (1, 2, 3)
+
+
+def test_extended_may_be_a_shipped_recipe(tmp_path: Path) -> None:
+    child = load_recipe(write(tmp_path / "x.yaml", extends="voc2007", trainer={"epochs": 1}))
+    base = load_recipe("voc2007")
+    assert child.trainer == base.trainer.model_copy(update={"epochs": 1})
+    assert child.data == base.data
+    assert child.optimizer == base.optimizer
+
+
+def test_section_of_another_kind_replaces_the_one_before(tmp_path: Path) -> None:
+    write(
+        tmp_path / "base.yaml", data={"kind": "voc", "year": 2007, "root": "x", "val": "train"}, trainer={"epochs": 9}
+    )
+    child = write(tmp_path / "child.yaml", extends="base.yaml", data={"kind": "demo"})
+    assert load_recipe(child).data.val == "val"
+    assert load_recipe(child).trainer.epochs == 9
+    same = write(tmp_path / "same.yaml", extends="base.yaml", data={"kind": "voc", "year": 2012})
+    assert (load_recipe(same).data.year, load_recipe(same).data.val) == (2012, "train")
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_recipes_that_extend_one_another_in_a_circle_are_named(tmp_path: Path, length: int) -> None:
+    for number in range(length):
+        write(tmp_path / f"{number}.yaml", extends=f"{(number + 1) % length}.yaml")
+    with one_sentence(tmp_path / "0.yaml", "extends itself"):
+        load_recipe(tmp_path / "0.yaml")
+
+
+def test_same_recipe_may_be_reached_from_two_others(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", data={"kind": "demo"})
+    for name in "ab":
+        assert load_recipe(write(tmp_path / f"{name}.yaml", extends="base.yaml")).data.kind == "demo"
+
+
+def test_missing_extended_recipe_is_named(tmp_path: Path) -> None:
+    with one_sentence("nowhere.yaml"):
+        load_recipe(write(tmp_path / "x.yaml", extends="nowhere.yaml"))
+
+
+# --- Overrides
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("trainer.epochs=3", "trainer", "epochs", 3),
+        ("optimizer.lr=1e-3", "optimizer", "lr", 1e-3),
+        ("optimizer.lr=5E-4", "optimizer", "lr", 5e-4),
+        ("model.encoder_weights=null", "model", "encoder_weights", None),
+        ("model.encoder_weights=", "model", "encoder_weights", None),
+        ("model.decoder_learn_upsampling=true", "model", "decoder_learn_upsampling", True),
+        ("augmentation.crop=[320, 480]", "augmentation", "crop", (320, 480)),
+        ("augmentation.crop=64", "augmentation", "crop", 64),
+        ("model.decoder_skip_scales=[1e-2, 1e-4]", "model", "decoder_skip_scales", [1e-2, 1e-4]),
+        ("model.encoder_options.output_stride=16", "model", "encoder_options", {"output_stride": 16}),
+        ("model.encoder_options={output_stride: 8}", "model", "encoder_options", {"output_stride": 8}),
+        ("loss.class_weights={car: 2}", "loss", "class_weights", {"car": 2.0}),
+        ("loss.class_weights.car=2", "loss", "class_weights", {"car": 2.0}),
+        ("loss.class_weights=median_frequency", "loss", "class_weights", "median_frequency"),
+        ("loss.class_weights=[1, 2e0]", "loss", "class_weights", [1.0, 2.0]),
+        ("model.encoder_name=a=b", "model", "encoder_name", "a=b"),
+        ("trainer.devices=auto", "trainer", "devices", "auto"),
+        ("trainer.devices=2", "trainer", "devices", 2),
+    ],
+)
+def test_override_is_read_as_yaml(override: str, section: str, key: str, value: object) -> None:
+    recipe = load_recipe("demo", [override])
+    changed = getattr(getattr(recipe, section), key)
+    assert changed == value
+    assert type(changed) is type(value)
+    rest = getattr(load_recipe("demo"), section).model_dump(exclude={key})
+    assert getattr(recipe, section).model_dump(exclude={key}) == rest
+
+
+def test_override_at_the_top_level(demo: Path) -> None:
+    recipe = load_recipe(demo, ["name=other", "seed=5"])
+    assert (recipe.name, recipe.seed) == ("other", 5)
+
+
+def test_later_override_wins(demo: Path) -> None:
+    assert load_recipe(demo, ["trainer.epochs=3", "trainer.epochs=4"]).trainer.epochs == 4
+
+
+def test_override_of_the_kind_takes_its_own_defaults() -> None:
+    optimizer = load_recipe("voc2007", ["optimizer.kind=sgd", "optimizer.momentum=0.5"]).optimizer
+    assert (optimizer.kind, optimizer.lr, optimizer.momentum) == ("sgd", 1e-2, 0.5)
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the kind wipes out what was set before it")
+def test_order_of_different_overrides_does_not_matter() -> None:
+    overrides = ["optimizer.kind=sgd", "optimizer.lr=0.05"]
+    recipes = [load_recipe("voc2007", order) for order in (overrides, overrides[::-1])]
+    assert [recipe.optimizer.lr for recipe in recipes] == [0.05, 0.05]
+
+
+@pytest.mark.parametrize("override", ["trainer.epochs", "=3", "trainer.=3", ".epochs=3", "trainer..epochs=3", ""])
+def test_override_without_key_or_value_is_named(override: str) -> None:
+    with one_sentence(repr(override), "key=value"):
+        load_recipe("demo", [override])
+
+
+def test_override_that_is_no_yaml_is_named() -> None:
+    with one_sentence("augmentation.crop", "[320"):
+        load_recipe("demo", ["augmentation.crop=[320"])
+
+
+# --- Errors
+
+WRONG = {
+    "unknown section": ("modell.arch=fcn8s", "unknown key modell; did you mean model?"),
+    "unknown section, nothing near": ("xyz=1", "unknown key xyz; known: name, seed, model, data, "),
+    "unknown key": ("trainer.epoch=3", "unknown key trainer.epoch; did you mean epochs?"),
+    "unknown key, nothing near": ("loss.xyz=3", "unknown key loss.xyz; known: class_weights, label_smoothing."),
+    "unknown key of a kind": ("optimizer.encodr_lr=3", "unknown key optimizer.encodr_lr; did you mean encoder_lr?"),
+    "key of another kind": ("optimizer.momentum=0.5", "unknown key optimizer.momentum; known: kind, lr, "),
+    "unknown key of the data": ("data.yeer=2007", "unknown key data.yeer; did you mean year?"),
+    "wrong type": ("trainer.epochs=many", "trainer.epochs is 'many'; it should be a valid integer."),
+    "fraction": ("trainer.epochs=1.5", "trainer.epochs is 1.5; it should be a valid integer"),
+    "wrong type of a kind": ("optimizer.lr=fast", "optimizer.lr is 'fast'; it should be a valid number."),
+    "not a number": ("optimizer.lr=.nan", "optimizer.lr is nan; it should be greater than 0."),
+    "too small": ("trainer.epochs=0", "trainer.epochs is 0; it should be greater than or equal to 1."),
+    "too large": ("augmentation.flip=1.5", "augmentation.flip is 1.5; it should be less than or equal to 1."),
+    "inside a list": ("augmentation.scale=[0.5, x]", "augmentation.scale is 'x'; it should be a valid number."),
+    "one of several types": ("augmentation.crop=wide", "augmentation.crop is 'wide'; it should be a valid integer or "),
+    "wrong choice": ("model.arch=fcn9s", "model.arch is 'fcn9s'; it should be 'fcn32s', 'fcn16s', 'fcn8s', "),
+    "wrong number": ("data.year=2008", "data.year is 2008; it should be 2007 or 2012."),
+    "choice of methods": ("loss.class_weights=mean", "loss.class_weights is 'mean'; it should be 'inverse_frequency'"),
+    "wrong kind": ("optimizer.kind=adam", "optimizer.kind is 'adam'; it should be one of adamw, sgd."),
+    "wrong kind of data": ("data.kind=coco", "data.kind is 'coco'; it should be one of voc, demo."),
+    "no section": ("trainer=3", "trainer is 3; it should be a valid dictionary"),
+    "no section of a kind": ("optimizer=sgd", "optimizer is 'sgd'; it should be a valid dictionary"),
+    "name that is a path": ("name=a/b", "name is 'a/b'; it should be usable as the name of a folder."),
+    "name that leads up": ("name=..", "name is '..'; it should be usable as the name of a folder."),
+    "number as a name": ("name=7", "name is 7; it should be a valid string."),
+    "missing keys": ("data={kind: voc, year: 2007}", None),
+}
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"), [v for v in WRONG.values() if v[1]], ids=[k for k, v in WRONG.items() if v[1]]
+)
+def test_wrong_value_is_named_with_what_would_be_right(override: str, sentence: str) -> None:
+    with one_sentence("voc2007.yaml: " + sentence):
+        load_recipe("voc2007", [override])
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({}, "the key data is missing."),
+        ({"data": {"kind": "voc", "year": 2007}}, "the key data.root is missing."),
+        ({"data": {"kind": "voc", "root": "x"}}, "the key data.year is missing."),
+        ({"data": {"root": "x"}}, "data.kind is 'missing'; it should be one of voc, demo."),
+        ({"data": {"kind": "demo", "year": 2007}}, "unknown key data.year; known: kind, root, train, val."),
+        ({"data": {"kind": "demo"}, "model": {"arch": 8}}, "model.arch is 8; it should be 'fcn32s'"),
+        ({"data": {"kind": "demo"}, "schedule": None}, "schedule is None; it should be a valid dictionary"),
+    ],
+)
+def test_wrong_file_is_named_with_its_key(tmp_path: Path, content: dict[str, Any], sentence: str) -> None:
+    path = write(tmp_path / "x.yaml", seed=0, **content)
+    with one_sentence(f"{path}: {sentence}"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.root=3",
+        "augmentation.crop=[320]",
+        "preprocessing.mean=[0.5, 0.5]",
+        "trainer={1: 2}",
+    ],
+)
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="pydantic's own words shine through")
+def test_wrong_value_is_told_in_our_words(override: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe("voc2007", [override])
+    assert not re.search("should be (.* )?(Input|Keys|Field)|pathlib|is missing", str(caught.value))
+
+
+def test_each_wrong_key_has_a_line_of_its_own(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.yaml", data={"kind": "demo"}, seed="x", trainer={"epoch": 1, "batch_size": 0})
+    with pytest.raises(UserError) as caught:
+        load_recipe(path)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    for line, key in zip(sorted(lines), ["seed", "trainer.batch_size", "unknown key trainer.epoch"], strict=True):
+        assert line.startswith(f"{path}: {key}")
+
+
+@pytest.mark.parametrize("content", ["", "just text", "- a\n- b\n", "3"])
+def test_file_without_keys_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.yaml").write_text(content)
+    with one_sentence(tmp_path / "x.yaml", "keys and values"):
+        load_recipe(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"a: b: c", b"a: 1\n\tb: 2", b"\xff\xfe\x00", b"? [1]\n: 2", b"a: \x00"])
+def test_file_that_is_no_yaml_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.yaml").write_bytes(content)
+    with one_sentence(tmp_path / "x.yaml", "cannot be read as YAML"):
+        load_recipe(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("voc2070", "did you mean voc2007?"), ("Demo.yaml", "did you mean demo?"), ("xyz", ", ".join(SHIPPED))],
+)
+def test_unknown_recipe_is_answered_with_those_there_are(name: str, hint: str) -> None:
+    with one_sentence(name, hint):
+        load_recipe(name)
+
+
+# --- Schema
+
+
+def resolve(schema: dict[str, Any], node: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the objects that a property may be, with references followed."""
+    if "$ref" in node:
+        return resolve(schema, schema["$defs"][node["$ref"].removeprefix("#/$defs/")])
+    if "oneOf" in node:
+        return [found for choice in node["oneOf"] for found in resolve(schema, choice)]
+    return [node]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_schema_knows_every_key_of_a_recipe_and_no_other(name: str) -> None:
+    schema = json.loads(json.dumps(json_schema()))
+    content = yaml.safe_load(load_recipe(name).dump())
+    assert set(schema["properties"]) == {*content, "extends"}
+    assert schema["additionalProperties"] is False
+    for section in SECTIONS:
+        choices = resolve(schema, schema["properties"][section])
+        kind = content[section].get("kind")
+        [described] = [c for c in choices if len(choices) == 1 or c["properties"]["kind"]["const"] == kind]
+        assert set(described["properties"]) == set(content[section])
+        assert described["additionalProperties"] is False
+
+
+def test_schema_asks_for_nothing_that_an_extended_recipe_may_give() -> None:
+    schema = json_schema()
+    assert "required" not in schema
+    assert schema["properties"]["extends"]["type"] == "string"
+    kinds = {c["properties"]["kind"]["const"] for c in resolve(schema, schema["properties"]["optimizer"])}
+    assert kinds == {"adamw", "sgd"}
