@@ -59,6 +59,7 @@ def weights_by_hand(pictures: list[Array], method: str) -> list[float]:
     return weights
 
 
+@settings(deadline=None)
 @given(labels())
 def test_counts_are_those_of_counting_one_by_one(pictures: list[Array]) -> None:
     counts = count_classes(LabelsInMemory(pictures, CLASSES))
@@ -81,6 +82,7 @@ def test_weights_are_those_of_the_definition(method: str, pictures: list[Array])
         assert (weights[k] == 0) == all((picture != k).all() for picture in pictures)
 
 
+@settings(deadline=None)
 @given(labels())
 def test_inverse_frequency_gives_all_classes_the_same_mass_and_keeps_the_sum(pictures: list[Array]) -> None:
     counts = count_classes(LabelsInMemory(pictures, CLASSES))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -20,6 +20,7 @@ def random(size: tuple[int, ...], seed: int) -> Array:
     return np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
 
 
+@settings(deadline=None)
 @given(SIZES, st.integers(0, 1000))
 def test_palette_image_keeps_the_numbers_and_shows_the_colours(size: tuple[int, int], seed: int) -> None:
     label = random(size, seed)
@@ -43,6 +44,7 @@ def test_palette_image_survives_its_png_file(label: Array, tmp_path: Path) -> No
     assert [path.name for path in (tmp_path / "below").iterdir()] == ["x.png"]
 
 
+@settings(deadline=None)
 @given(SIZES, st.integers(0, 1000), st.floats(0, 1))
 def test_overlay_mixes_colours_but_leaves_the_background(size: tuple[int, int], seed: int, opacity: float) -> None:
     image = random((*size, 3), seed)

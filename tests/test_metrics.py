@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fcn_smp.metrics import ConfusionMatrix, Scores
@@ -64,6 +64,7 @@ def assert_same(one: Scores, other: Scores) -> None:
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-12, err_msg=name)
 
 
+@settings(deadline=None)
 @given(pixels())
 @example(([255, 255], [0, 1], 255))
 @example(([0, 0, 1], [2, 0, 1], 255))
@@ -71,6 +72,7 @@ def test_scores_are_those_of_sets_of_pixels(drawn: tuple[list[int], list[int], i
     assert_same(score(*drawn), scores_by_hand(*drawn))
 
 
+@settings(deadline=None)
 @given(pixels(), st.randoms(use_true_random=False), st.integers(1, 5))
 def test_scores_do_not_depend_on_order_or_batches(
     drawn: tuple[list[int], list[int], int], random: "st.randoms", batches: int

@@ -110,7 +110,6 @@ def test_root_of_the_data_becomes_absolute(kind: str, tmp_path: Path, monkeypatc
     path = write(tmp_path / "recipes/x.yaml", data=data)
     monkeypatch.chdir(tmp_path)
     assert load_recipe(path).data.root == tmp_path / "below/data"
-    assert load_recipe(path, ["data.root=~"]).data.root in (Path.home(), None)  # YAML's ~ is null
     assert load_recipe(path, ["data.root='~/x'"]).data.root == Path.home() / "x"
 
 
@@ -280,13 +279,10 @@ WRONG = {
     "name that is a path": ("name=a/b", "name is 'a/b'; it should be usable as the name of a folder."),
     "name that leads up": ("name=..", "name is '..'; it should be usable as the name of a folder."),
     "number as a name": ("name=7", "name is 7; it should be a valid string."),
-    "missing keys": ("data={kind: voc, year: 2007}", None),
 }
 
 
-@pytest.mark.parametrize(
-    ("override", "sentence"), [v for v in WRONG.values() if v[1]], ids=[k for k, v in WRONG.items() if v[1]]
-)
+@pytest.mark.parametrize(("override", "sentence"), WRONG.values(), ids=WRONG)
 def test_wrong_value_is_named_with_what_would_be_right(override: str, sentence: str) -> None:
     with one_sentence("voc2007.yaml: " + sentence):
         load_recipe("voc2007", [override])

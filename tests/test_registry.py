@@ -12,42 +12,45 @@ from fcn_smp.registry import register
 
 NAMES = ["FCN32s", "FCN16s", "FCN8s", "FCN4s", "FCN2s"]
 
-CHECK = """
-model = smp.create_model("fcn8s", encoder_name="test_efficientnet", encoder_weights=None)
-assert type(model) is getattr(smp, "FCN8s")
+ORDERS = {
+    "this package first": "import fcn_smp; import segmentation_models_pytorch as smp",
+    "SMP first": "import segmentation_models_pytorch as smp; import fcn_smp",
+    "one class alone": "from fcn_smp import FCN8s; import segmentation_models_pytorch as smp; assert smp.FCN8s is FCN8s",
+    "the module alone": "import fcn_smp.models.fcn; import segmentation_models_pytorch as smp",
+}
+
+# The libraries below SMP take seconds to import: once, then each order runs in a fork in which SMP is still unknown.
+FORKS = """
+import os, sys, timm, torch
+assert "segmentation_models_pytorch" not in sys.modules
+for order in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        exec(order)
+        model = smp.create_model("fcn8s", encoder_name="test_efficientnet", encoder_weights=None)
+        assert type(model) is getattr(smp, "FCN8s")
+        os._exit(0)
+    print(order if os.waitpid(child, 0)[1] else "")
 """
 
 
-@pytest.mark.parametrize(
-    "imports",
-    [
-        """
-        import fcn_smp, sys
-        assert not {"torch", "segmentation_models_pytorch", "timm", "lightning"} & set(sys.modules)
-        import segmentation_models_pytorch as smp
-        """,
-        """
-        import segmentation_models_pytorch as smp
-        import fcn_smp
-        """,
-        """
-        from fcn_smp import FCN8s
-        import segmentation_models_pytorch as smp
-        assert smp.FCN8s is FCN8s
-        """,
-        """
-        import fcn_smp.models.fcn
-        import segmentation_models_pytorch as smp
-        """,
-    ],
-    ids=["this package first, which is light", "SMP first", "one class alone", "the module alone"],
-)
-def test_every_order_of_imports_registers_the_networks(imports, tmp_path):
-    script = "\n".join(line.strip() for line in imports.splitlines()) + CHECK
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ, cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+def run_python(script, *arguments):
+    return subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_every_order_of_imports_registers_the_networks():
+    done = run_python(FORKS, *ORDERS.values())
     assert done.returncode == 0, done.stderr
+    assert done.stdout == "\n" * len(ORDERS), done.stdout + done.stderr
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    done = run_python("import fcn_smp, sys; print(*sys.modules, sep='\\n')")
+    heavy = {"torch", "segmentation_models_pytorch", "timm", "lightning", "albumentations", "scipy", "numpy"}
+    assert done.returncode == 0, done.stderr
+    assert "fcn_smp" in done.stdout.split()
+    assert not heavy & set(done.stdout.split())
 
 
 def test_every_network_is_known_by_name_and_as_attribute():

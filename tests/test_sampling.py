@@ -1,6 +1,6 @@
 """Who sees which sample, in which order, in which epoch."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fcn_smp.data.sampling import EpochSampler
@@ -23,6 +23,7 @@ def dealt(size: int, seed: int | None, world: int, epoch: int = 0) -> list[list[
     return hands
 
 
+@settings(deadline=None)
 @given(SIZES, WORLDS, st.integers(0, 5))
 def test_validation_covers_each_sample_once_and_in_order(size: int, world: int, epoch: int) -> None:
     hands = dealt(size, None, world, epoch)
@@ -31,6 +32,7 @@ def test_validation_covers_each_sample_once_and_in_order(size: int, world: int, 
     assert max(map(len, hands)) - min(map(len, hands)) <= 1
 
 
+@settings(deadline=None)
 @given(SIZES, SEEDS, WORLDS, st.integers(0, 5))
 def test_training_deals_out_equally_many_different_samples(size: int, seed: int, world: int, epoch: int) -> None:
     hands = dealt(size, seed, world, epoch)
@@ -40,6 +42,7 @@ def test_training_deals_out_equally_many_different_samples(size: int, seed: int,
     assert set(together) <= set(range(size))
 
 
+@settings(deadline=None)
 @given(SIZES, SEEDS, st.integers(2, 4), st.integers(0, 5))
 def test_order_does_not_depend_on_the_number_of_processes(size: int, seed: int, world: int, epoch: int) -> None:
     together = [index for turn in zip(*dealt(size, seed, world, epoch), strict=True) for index in turn]
@@ -47,6 +50,7 @@ def test_order_does_not_depend_on_the_number_of_processes(size: int, seed: int, 
     assert together == alone[: len(together)]
 
 
+@settings(deadline=None)
 @given(SEEDS, st.integers(0, 5))
 def test_order_changes_with_seed_and_epoch_and_with_nothing_else(seed: int, epoch: int) -> None:
     assert dealt(50, seed, 1, epoch) == dealt(50, seed, 1, epoch)

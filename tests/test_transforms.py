@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
@@ -43,6 +43,7 @@ def noise(height: int, width: int, seed: int = 0) -> Array:
 # --- Normalisation
 
 
+@settings(deadline=None)
 @given(
     st.tuples(st.integers(1, 40), st.integers(1, 40)),
     st.tuples(*[st.floats(0, 1)] * 3),
@@ -110,6 +111,7 @@ def test_same_seed_gives_the_same_in_every_process() -> None:
 # --- Geometry
 
 
+@settings(deadline=None)
 @given(
     st.tuples(st.integers(1, 70), st.integers(1, 70)),
     st.tuples(st.integers(1, 50), st.integers(1, 50)),

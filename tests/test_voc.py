@@ -1,7 +1,6 @@
 """PASCAL VOC: where it may lie, what its splits hold, and what is said when a file is wrong."""
 
 import hashlib
-import struct
 import tarfile
 from collections.abc import Callable
 from importlib import resources
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import encode, one_sentence, pack, random_label, write_voc
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -450,6 +449,7 @@ DAMAGE = {
 }
 
 
+@settings(deadline=None)
 @given(**DAMAGE)
 def test_damaged_image_is_read_or_named(changes: dict[int, int], length: float) -> None:
     content = damage(encode(Image.fromarray(upright()), "JPEG"), changes, length)
@@ -471,13 +471,13 @@ def test_label_with_a_damaged_header_is_named() -> None:
         decode_label(bytes(content), "x.png")
 
 
-@pytest.mark.xfail(strict=True, raises=struct.error, reason="neither an image nor a UserError")
-def test_image_with_damaged_exif_is_still_read() -> None:
+@pytest.mark.xfail(strict=True, raises=AttributeError, reason="no UserError")
+def test_image_with_damaged_exif_is_named() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010F] = "maker"
-    content = encode(Image.fromarray(upright().transpose(1, 0, 2)[::-1]), "JPEG", exif=exif)
-    place = content.index(b"\x01\x0f\x00\x02") + 2  # the type of the maker's name: text, in a whole file
-    np.testing.assert_allclose(
-        decode_image(content[:place] + b"\x00\x04" + content[place + 2 :], "x"), upright(), atol=60
-    )
+    content = bytearray(encode(Image.fromarray(upright()), "JPEG", exif=exif))
+    entry = content.index(b"\x01\x0f\x00\x02\x00\x00\x00\x06")  # the maker's name, a text of 6 characters
+    content[entry + 3], content[entry + 7] = 11, 1  # is now one number
+    with one_sentence("x.jpg"):
+        decode_image(bytes(content), "x.jpg")

@@ -76,8 +76,10 @@ def build_encoder(name: str, *, in_channels: int, depth: int, weights: str | Non
             warnings.filterwarnings("ignore", message="For 'tu-'", category=UserWarning)
             encoder = smp.encoders.get_encoder(smp_name, in_channels=in_channels, depth=depth, weights=named, **kwargs)
     except (KeyError, ValueError, AssertionError) as error:
-        # str() of a KeyError quotes its message.
-        raise ValueError(f"Encoder {name!r} cannot be built: {error.args[0] if error.args else error}") from error
+        # str() of a KeyError quotes its message; an assertion of timm has none.
+        reason = error.args[0] if error.args else type(error).__name__
+        options = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
+        raise ValueError(f"Encoder {name!r} cannot be built{options and f' with {options}'}: {reason}") from error
     if path:
         _load_file(encoder, path, in_channels)
     return encoder

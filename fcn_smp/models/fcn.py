@@ -90,8 +90,9 @@ class FCN(SegmentationModel):
             the path of a file (``.safetensors``, ``.pth``) that holds the encoder's weights.
         decoder_hidden_channels: Width of the hidden layers before the coarsest score. 0 for none. None (default):
             4096 for VGG encoders, whose hidden layers are fc6 and fc7 of the paper (convolution, ReLU, dropout,
-            twice); 256 for others, which get one convolution with batch norm, ReLU and dropout.
-        decoder_hidden_kernel: Kernel size of the first hidden layer, odd. None: 7 for VGG, 3 for others.
+            twice); 256 for others, whose hidden layers are a depthwise and a 1x1 convolution with batch norm, one
+            ReLU and dropout.
+        decoder_hidden_kernel: Kernel size of the first hidden layer, odd. None: 7, as in the paper.
         decoder_dropout: Dropout rate of the hidden layers, in [0, 1). None: 0.5 for VGG, 0.1 for others.
         decoder_skip_scales: Factors applied to the skip maps before their scores, coarse to fine. ``(0.01, 0.0001)``
             is the at-once FCN-8s of the authors' code. None: no scaling.

@@ -27,8 +27,10 @@ COLUMNS = (
 
 def checkpoints(directory: Path) -> list[ModelCheckpoint]:
     """Keep ``last.ckpt``, of every epoch, and ``best.ckpt``, of the best mean IU; Lightning writes them at once."""
-    best = ModelCheckpoint(directory, "best", monitor="mean_iu", mode="max", enable_version_counter=False)
-    last = ModelCheckpoint(directory, "last", every_n_epochs=1, enable_version_counter=False)
+    # At the end of the epoch, not of its validation: a run is resumed with the epoch that follows.
+    when: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    best = ModelCheckpoint(directory, "best", monitor="mean_iu", mode="max", **when)
+    last = ModelCheckpoint(directory, "last", **when)
     return [best, last]
 
 

@@ -91,6 +91,8 @@ class SegmentationDataModule(lightning.LightningDataModule):
             samples,
             batch_size,
             sampler=sampler,
+            # A generator of its own, so that loading does not draw from the one that dropout draws from.
+            generator=torch.Generator(),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator",

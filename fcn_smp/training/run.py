@@ -3,6 +3,7 @@
 import json
 import logging
 import platform
+import shutil
 import sys
 import tempfile
 import warnings
@@ -69,11 +70,17 @@ def train(recipe: Recipe, run: Path, *, resume: bool, console: Console) -> None:
         console.print(f"{run} is complete; there is nothing to resume.")
         return
     parts = build(recipe)
+    trainer = _trainer(recipe, run, parts, console)
     if first:
         write_text(run / "recipe.yaml", recipe.dump())
         write_text(run / "environment.json", json.dumps(environment(), indent=2) + "\n")
-    trainer = _trainer(recipe, run, parts, console)
-    _fit(trainer, parts, run / "checkpoints" / "last.ckpt" if resume else None)
+    last = run / "checkpoints" / "last.ckpt"
+    try:
+        _fit(trainer, parts, last if resume else None)
+    except UserError:
+        if first and not last.exists():
+            shutil.rmtree(run)  # nothing was reached that would be worth keeping or could be resumed
+        raise
     if trainer.is_global_zero:
         best = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
         parts.task.load_state_dict(best["state_dict"])

@@ -3,6 +3,7 @@
 from typing import Any
 
 import lightning.pytorch as lightning
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
@@ -36,6 +37,11 @@ class SegmentationTask(lightning.LightningModule):
         self.recipe = recipe
         self.confusion = ConfusionMatrix(classes, loss.ignore_index)
         self.scores: Scores | None = None
+
+    def on_train_epoch_start(self) -> None:
+        """Seed dropout anew, so that a resumed run draws what it would have drawn."""
+        state = np.random.SeedSequence((self.recipe.seed, self.current_epoch, self.global_rank)).generate_state(1)
+        torch.manual_seed(int(state[0]))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the loss of one batch of crops."""
