@@ -31,7 +31,7 @@ Run = Annotated[str, typer.Argument(help="A run directory, a model directory or 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe: trainer.epochs=3")
 ]
-Device = Annotated[str, typer.Option(help="Such as cpu, cuda or cuda:1.", metavar="DEVICE")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...", metavar="DEVICE")]
 
 
 def main() -> None:
@@ -79,7 +79,7 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for the scores.", show_default="RUN/eval/SPLIT")
     ] = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Score a model at native size: the four metrics of the paper, and each class."""
@@ -115,7 +115,7 @@ def predict(
     run: Run,
     images: Annotated[list[str], typer.Argument(help="Files, folders or glob patterns.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")],
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Label images: a PNG of classes with a colour palette, and an overlay, each of the image's size."""
     from fcn_smp import prediction
@@ -182,6 +182,8 @@ def _load(run: str, device: str) -> "Segmenter":
 
     from fcn_smp.segmenter import Segmenter
 
+    if device == "auto":
+        device = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:

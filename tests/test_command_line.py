@@ -176,9 +176,7 @@ def test_eval_scores_what_predict_draws(trained, command, tmp_path):
         for true, predicted in zip(truth.ravel(), mask.ravel(), strict=True):
             if true != 255:
                 counts[true, predicted] += 1
-    iu = [
-        counts[k, k] / union for k in range(21) if (union := counts[k].sum() + counts[:, k].sum() - counts[k, k]) > 0
-    ]
+    iu = [counts[k, k] / union for k in range(21) if (union := counts[k].sum() + counts[:, k].sum() - counts[k, k]) > 0]
     assert scores["mean_iu"] == pytest.approx(np.mean(iu), abs=1e-6)
     assert scores["pixel_accuracy"] == pytest.approx(np.trace(counts) / counts.sum(), abs=1e-6)
     absent = [row["class"] for row in scores["per_class"] if row["iu"] is None]
@@ -342,7 +340,9 @@ def test_a_damaged_model_is_refused(trained, command, tmp_path):
 
 
 def test_help_is_answered_without_importing_torch():
-    script = "import sys, fcn_smp.cli; sys.argv = ['fcn-smp', '--help']\ntry: fcn_smp.cli.main()\nexcept SystemExit: pass\n"
+    script = (
+        "import sys, fcn_smp.cli; sys.argv = ['fcn-smp', '--help']\ntry: fcn_smp.cli.main()\nexcept SystemExit: pass\n"
+    )
     script += "print(sorted({'torch', 'segmentation_models_pytorch', 'numpy', 'pydantic'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "train" in result.stdout

@@ -16,14 +16,14 @@ PALETTE = voc_palette()
 SIZES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 
 
-def random(size: tuple[int, ...], seed: int) -> Array:
+def noise(size: tuple[int, ...], seed: int) -> Array:
     return np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
 
 
 @settings(deadline=None)
 @given(SIZES, st.integers(0, 1000))
 def test_palette_image_keeps_the_numbers_and_shows_the_colours(size: tuple[int, int], seed: int) -> None:
-    label = random(size, seed)
+    label = noise(size, seed)
     image = palette_image(label, PALETTE)
     assert image.mode == "P"
     np.testing.assert_array_equal(np.array(image), label)
@@ -34,7 +34,7 @@ def test_palette_image_keeps_the_numbers_and_shows_the_colours(size: tuple[int, 
             assert tuple(shown[row, column]) == tuple(PALETTE[label[row, column]])
 
 
-@pytest.mark.parametrize("label", [random((7, 9), 0), random((9, 7), 1).T, random((20, 20), 2)[::2, ::-3]])
+@pytest.mark.parametrize("label", [noise((7, 9), 0), noise((9, 7), 1).T, noise((20, 20), 2)[::2, ::-3]])
 def test_palette_image_survives_its_png_file(label: Array, tmp_path: Path) -> None:
     save_image(palette_image(label, PALETTE), tmp_path / "below/x.png")
     with Image.open(tmp_path / "below/x.png") as image:
@@ -47,7 +47,7 @@ def test_palette_image_survives_its_png_file(label: Array, tmp_path: Path) -> No
 @settings(deadline=None)
 @given(SIZES, st.integers(0, 1000), st.floats(0, 1))
 def test_overlay_mixes_colours_but_leaves_the_background(size: tuple[int, int], seed: int, opacity: float) -> None:
-    image = random((*size, 3), seed)
+    image = noise((*size, 3), seed)
     label = np.random.default_rng(seed).choice([0, 1, 20, IGNORE_INDEX], size).astype(np.uint8)
     mixed = np.array(overlay(image, label, PALETTE, opacity))
     assert mixed.shape == image.shape
@@ -95,8 +95,8 @@ def test_panel_draws_the_prediction_where_the_truth_is_void() -> None:
 
 @pytest.mark.parametrize("height", [20, 200], ids=["legend in many lines", "legend in one line"])
 def test_legend_shows_the_classes_that_occur_and_no_other(height: int) -> None:
-    label = np.array([[0, 3, 8, 15, IGNORE_INDEX]], np.uint8).repeat(5, 0).repeat(2, 1)
-    picture = panel([(random((*label.shape, 3), 0), label, label)], PALETTE, VOCSegmentation.classes, height)
+    truth, prediction = (np.array([k], np.uint8).repeat(5, 0).repeat(2, 1) for k in ([0, 3, IGNORE_INDEX], [8, 3, 15]))
+    picture = panel([(noise((5, 6, 3), 0), truth, prediction)], PALETTE, VOCSegmentation.classes, height)
     legend = np.array(picture)[22 + height + 6 :].reshape(-1, 3)
     shown = {tuple(colour) for colour in legend.tolist()}
     for k in (0, 3, 8, 15, IGNORE_INDEX):

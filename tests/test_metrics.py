@@ -1,6 +1,7 @@
 """The metrics of Long et al., against sets of pixels."""
 
 import math
+from random import Random
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def test_scores_are_those_of_sets_of_pixels(drawn: tuple[list[int], list[int], i
 @settings(deadline=None)
 @given(pixels(), st.randoms(use_true_random=False), st.integers(1, 5))
 def test_scores_do_not_depend_on_order_or_batches(
-    drawn: tuple[list[int], list[int], int], random: "st.randoms", batches: int
+    drawn: tuple[list[int], list[int], int], random: Random, batches: int
 ) -> None:
     truth, prediction, void = drawn
     order = list(range(len(truth)))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import segmentation_models_pytorch  # noqa: F401
 import yaml
 from helpers import one_sentence
 

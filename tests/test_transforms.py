@@ -122,7 +122,7 @@ def test_same_seed_gives_the_same_in_every_process() -> None:
 def test_any_image_is_brought_to_the_size_of_the_crop(
     size: tuple[int, int], crop: tuple[int, int], scale: list[float], jitter: float, seed: int
 ) -> None:
-    assume(min(size) * scale[0] >= 1)
+    assume(min(size) * scale[0] > 1.01)
     rng = np.random.default_rng(seed)
     label = rng.choice([0, 3, 20], size).astype(np.uint8)
     transform = augment(crop=crop, scale=tuple(scale), color_jitter=jitter, mean=MEAN, std=STD)
@@ -136,9 +136,9 @@ def test_any_image_is_brought_to_the_size_of_the_crop(
 
 
 @pytest.mark.xfail(strict=True, raises=cv2.error, reason="scaled to a height or width of 0")
-@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1)])
-def test_line_of_pixels_survives_the_smallest_scale(size: tuple[int, int]) -> None:
-    image, label = augment(scale=(0.5, 0.5))(noise(*size), np.zeros(size, np.uint8), (0,))
+@pytest.mark.parametrize(("size", "scale"), [((1, 1), 0.5), ((1, 40), 0.5), ((40, 1), 0.5), ((10, 40), 0.1)])
+def test_small_image_survives_the_smallest_scale(size: tuple[int, int], scale: float) -> None:
+    image, label = augment(scale=(scale, scale))(noise(*size), np.zeros(size, np.uint8), (0,))
     assert image.shape[1:] == label.shape == (48, 64)
 
 
@@ -171,12 +171,12 @@ def test_image_and_label_stay_together(color_jitter: float) -> None:
 
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="labels are read up to half a pixel beside the image")
-@pytest.mark.parametrize("scale", [0.25, 0.5, 0.75, 1.5, 1.7])
+@pytest.mark.parametrize("scale", [0.25, 0.5, 0.75])
 def test_label_is_not_shifted_against_the_image(scale: float) -> None:
     ramp = np.tile(np.arange(200, dtype=np.uint8), (200, 1))
     size = int(200 * scale)
     image, label = augment(crop=(size, size), scale=(scale, scale), flip=0)(ramp[..., None].repeat(3, 2), ramp, (0,))
-    shift = (image[0] * 255 - label)[:, 4:-4].mean().item()  # in pixels of the ramp
+    shift = (image[0] * 255 - label)[4:-4, 4:-4].mean().item()  # in pixels of the ramp
     assert abs(shift) < 0.1
 
 

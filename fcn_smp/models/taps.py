@@ -53,6 +53,8 @@ class Taps(nn.Module):
             if pooled:
                 tap = F.max_pool2d(tap, kernel_size=2)
             elif factor > 1:
+                # One pixel more than the source has, which an encoder that rounds down may have cut off.
+                tap = F.pad(tap, (0, 1, 0, 1), mode="replicate")
                 tap = F.interpolate(tap, scale_factor=float(factor), mode="bilinear", align_corners=False)
             taps.append(tap)
         return taps

@@ -68,7 +68,7 @@ class Upsample2x(nn.Module):
             self.register_buffer("weight", kernel.expand(channels, 1, 4, 4).clone(), persistent=False)
 
     def forward(self, x: Tensor, reference: Tensor) -> Tensor:
-        """Map (N, C, h, w) to (N, C, H, W), the size of ``reference``, at most 2h + 1 by 2w + 1."""
+        """Map (N, C, h, w) to (N, C, H, W), the size of ``reference``, at most 2h + 2 by 2w + 2."""
         # One replicated pixel on the left keeps the border from fading; on the right a second one lets an odd
         # size, which the encoder rounded down, be filled.
         x = F.pad(x, (1, 2, 1, 2), mode="replicate")
