@@ -39,4 +39,4 @@ class SegmentationLoss(nn.Module):
         )
         labelled = target != self.ignore_index
         count = labelled.sum() if self.weight is None else self.weight[target[labelled]].sum()
-        return total / count.clamp(min=torch.finfo(torch.float32).tiny)
+        return total / torch.where(count > 0, count, torch.inf)

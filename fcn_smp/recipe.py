@@ -186,8 +186,10 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = find_recipe(str(source))
     content = _read(path, seen=())
+    changes: dict[str, Any] = {}
     for override in overrides:
-        content = _merge(content, _parse_override(override))
+        changes = _merge(changes, _parse_override(override))
+    content = _merge(content, changes)
     content.setdefault("name", path.stem)
     try:
         return Recipe.model_validate(content)
@@ -250,9 +252,15 @@ def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(base)
     for key, value in change.items():
         old = merged.get(key)
-        same_kind = isinstance(old, dict) and isinstance(value, dict) and value.get("kind") in (None, old.get("kind"))
-        merged[key] = _merge(old, value) if same_kind and isinstance(old, dict) else value
+        if isinstance(old, dict) and isinstance(value, dict) and _same_kind(old, value):
+            merged[key] = _merge(old, value)
+        else:
+            merged[key] = value
     return merged
+
+
+def _same_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return None in (old.get("kind"), new.get("kind")) or old["kind"] == new["kind"]
 
 
 def _parse_override(text: str) -> dict[str, Any]:
@@ -278,7 +286,7 @@ def _sentences(error: ValidationError) -> Iterator[str]:
                 known = _locate(detail["loc"])[0].model_fields
                 near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
                 yield f"unknown key {key}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}.")
-            case "missing":
+            case "missing" if detail["loc"][-1] in key.split("."):
                 yield f"the key {key} is missing."
             case "union_tag_not_found" | "union_tag_invalid":
                 kinds = ", ".join(_sections(key))
@@ -290,10 +298,11 @@ def _sentences(error: ValidationError) -> Iterator[str]:
 
 
 def _wanted(detail: ErrorDetails) -> str:
+    phrases = {"path_type": "a path", "missing": "a longer list", "too_long": "a shorter list"}
+    if detail["type"] in phrases:
+        return phrases[detail["type"]]
     message = detail["msg"].removeprefix("Value error, ")
-    for prefix in ("Input should be ", "Tuple should "):
-        message = message.removeprefix(prefix)
-    return message.split(", unable")[0]
+    return message.removeprefix("Input should be ").removeprefix("Keys should be ").split(", unable")[0]
 
 
 def _locate(location: tuple[int | str, ...]) -> tuple[type[BaseModel], str]:

@@ -35,9 +35,8 @@ def command(capsys, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["fcn-smp", *map(str, arguments)])
         with pytest.raises(SystemExit) as exited:
             cli.main()
-            sys.exit(0)
         captured = capsys.readouterr()
-        return exited.value.code or 0, captured.out, captured.err
+        return exited.value.code, captured.out, captured.err
 
     return run
 
@@ -117,9 +116,10 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(trained, command, tmp_path,
         begin(self, trainer, task)
 
     run = tmp_path / "stopped"
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power"):
+    with monkeypatch.context() as patch:
         patch.setattr(MetricsTable, "on_train_epoch_start", stop_in_third_epoch)
-        command("train", trained / "tiny.yaml", "-o", run)
+        with pytest.raises(RuntimeError, match="power"):
+            command("train", trained / "tiny.yaml", "-o", run)
     code, _, error = command("eval", run)
     assert (code, "no model yet" in error) == (2, True)
     assert command("train", trained / "tiny.yaml", "-o", run, "--resume")[0] == 0
@@ -283,7 +283,6 @@ def test_damaged_data_is_named_and_leaves_no_run(recipe, voc, command, tmp_path,
         (["data.train=trian"], ["trian", "train, val"]),
         (["trainer.batch_size=64"], ["trainer.batch_size", "5 images"]),
         (["trainer.accelerator=warp"], ["trainer"]),
-        (["optimizer.lr=1e30", "optimizer.encoder_lr=1e30"], ["loss became", "optimizer.lr"]),
         (["model.decoder_skip_scales=[1]"], ["decoder_skip_scales", "2 skips"]),
         (["epochs:3"], ["key=value"]),
     ],
@@ -292,6 +291,11 @@ def test_a_wrong_recipe_is_answered_in_one_sentence(recipe, command, tmp_path, o
     code, _, error = command("train", recipe, *overrides, "-o", tmp_path / "run")
     assert_one_sentence(code, error, expected)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_explodes_is_told_with_what_helps(recipe, command, tmp_path):
+    code, _, error = command("train", recipe, "optimizer={lr: 1e30, encoder_lr: 1e30}", "-o", tmp_path / "run")
+    assert_one_sentence(code, error, ["loss became", "optimizer.lr", "warmup_steps"])
 
 
 def test_a_run_is_not_overwritten(trained, command):
@@ -340,13 +344,22 @@ def test_a_damaged_model_is_refused(trained, command, tmp_path):
 
 
 def test_help_is_answered_without_importing_torch():
-    script = (
-        "import sys, fcn_smp.cli; sys.argv = ['fcn-smp', '--help']\ntry: fcn_smp.cli.main()\nexcept SystemExit: pass\n"
-    )
-    script += "print(sorted({'torch', 'segmentation_models_pytorch', 'numpy', 'pydantic'} & set(sys.modules)))"
+    script = """
+import sys, fcn_smp.cli
+sys.argv = ["fcn-smp", "--help"]
+try:
+    fcn_smp.cli.main()
+finally:
+    print(sorted({"torch", "segmentation_models_pytorch", "numpy", "pydantic"} & set(sys.modules)))
+"""
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "train" in result.stdout
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_module_is_the_command():
+    result = subprocess.run([sys.executable, "-m", "fcn_smp", "train", "nothing"], capture_output=True, text=True)
+    assert_one_sentence(result.returncode, result.stderr, ["There is no recipe nothing"])
 
 
 def test_the_schema_accepts_every_shipped_recipe(command):

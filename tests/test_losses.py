@@ -52,13 +52,7 @@ def test_batch_without_a_labelled_pixel_teaches_nothing(weights: list[float] | N
     assert (logits.grad == 0).all()
 
 
-@pytest.mark.parametrize(
-    "smoothing",
-    [
-        0.0,
-        pytest.param(0.1, marks=pytest.mark.xfail(strict=True, raises=AssertionError, reason="the loss is 1e37")),
-    ],
-)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_batch_of_pixels_that_weigh_nothing_teaches_nothing(smoothing: float) -> None:
     logits, target = batch()
     loss = SegmentationLoss([0.0, 1.0, 1.0, 1.0, 1.0], 255, smoothing)(logits, torch.zeros_like(target))

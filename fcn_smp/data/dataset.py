@@ -87,7 +87,7 @@ def decode_image(content: bytes, name: str) -> Array:
     try:
         with Image.open(io.BytesIO(content)) as image:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file leads Pillow to errors of any kind
         raise UserError(f"{name} cannot be read as an image: {_reason(error)}.") from error
 
 
@@ -99,13 +99,12 @@ def decode_label(content: bytes, name: str) -> Array:
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
-            if image.mode not in ("P", "L"):
-                raise UserError(
-                    f"{name} is a label of mode {image.mode}; its pixels must be class numbers (mode P or L)."
-                )
-            return np.array(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+            mode, label = image.mode, np.array(image)
+    except Exception as error:
         raise UserError(f"{name} cannot be read as a label: {_reason(error)}.") from error
+    if mode not in ("P", "L"):
+        raise UserError(f"{name} is a label of mode {mode}; its pixels must be class numbers (mode P or L).")
+    return label
 
 
 def read_image(path: Path) -> Array:
@@ -120,4 +119,4 @@ def read_image(path: Path) -> Array:
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "it is in no known image format"
-    return str(error).rstrip(".") or type(error).__name__
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -1,5 +1,6 @@
 """From uint8 images and labels to the tensors that the network takes. The only file that knows albumentations."""
 
+import math
 import os
 from collections.abc import Sequence
 
@@ -57,16 +58,24 @@ class Augment:
         color_jitter: float,
     ) -> None:
         height, width = crop
+
+        def pad(height: int, width: int) -> A.PadIfNeeded:
+            color = tuple(255 * value for value in mean)
+            return A.PadIfNeeded(height, width, border_mode=cv2.BORDER_CONSTANT, fill=color, fill_mask=IGNORE_INDEX)
+
+        # The smallest scale must leave a pixel of the smallest image.
+        smallest = math.ceil(1 / scale[0])
         self.transform = A.Compose(
             [
-                A.RandomScale((scale[0] - 1, scale[1] - 1), p=1),
-                A.PadIfNeeded(
-                    height,
-                    width,
-                    border_mode=cv2.BORDER_CONSTANT,
-                    fill=tuple(255 * value for value in mean),
-                    fill_mask=IGNORE_INDEX,
+                pad(smallest, smallest),
+                A.RandomScale(
+                    (scale[0] - 1, scale[1] - 1),
+                    area_for_downscale="image",
+                    # Plain INTER_NEAREST takes the upper left neighbour: labels would be shifted.
+                    mask_interpolation=cv2.INTER_NEAREST_EXACT,
+                    p=1,
                 ),
+                pad(height, width),
                 A.RandomCrop(height, width),
                 A.HorizontalFlip(p=flip),
                 A.ColorJitter(*[(max(0.0, 1 - color_jitter), 1 + color_jitter)] * 3, hue=color_jitter / 6, p=0.8),

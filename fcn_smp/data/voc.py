@@ -72,7 +72,7 @@ class VOCSegmentation(SegmentationDataset):
         if split in cls.splits[year]:
             text = resources.files("fcn_smp.data").joinpath(f"splits/voc{year}_{split}.txt").read_text()
         elif Path(split).is_file():
-            text = Path(split).read_text()
+            text = Path(split).read_text(encoding="utf-8", errors="replace")
         else:
             raise UserError(
                 f"VOC{year} has no split {split!r}; it has {', '.join(cls.splits[year])},"

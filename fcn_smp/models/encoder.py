@@ -42,11 +42,18 @@ def resolve_encoder_name(name: str) -> str:
     """
     if name in smp.encoders.encoders:
         return name
-    timm_name = name.removeprefix("tu-")
-    if timm.is_model(timm_name.split(".")[0]):
-        return f"tu-{timm_name}"
-    known = [*smp.encoders.encoders, *timm.list_models()]
-    near = difflib.get_close_matches(timm_name, known, n=3, cutoff=0.6)
+    timm_name, _, tag = name.removeprefix("tu-").partition(".")
+    if timm.is_model(timm_name):
+        try:
+            timm.models.get_pretrained_cfg(name.removeprefix("tu-"))
+        except RuntimeError as error:
+            tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{timm_name}.*")]
+            raise ValueError(
+                f"timm has no weights {tag!r} for {timm_name}; it has {', '.join(tags) or 'none'}."
+            ) from error
+        return f"tu-{name.removeprefix('tu-')}"
+    known = {*smp.encoders.encoders, *timm.list_models()}
+    near = difflib.get_close_matches(timm_name, sorted(known), n=3, cutoff=0.6)
     hint = f" Did you mean {' or '.join(near)}?" if near else " Any encoder of SMP or model of timm will do."
     raise ValueError(f"There is no encoder named {name!r}.{hint}")
 
@@ -70,6 +77,11 @@ def build_encoder(name: str, *, in_channels: int, depth: int, weights: str | Non
         raise ValueError(f"encoder_depth must be 3, 4 or 5, got {depth}.")
     path = weight_file(weights)
     named = None if path else weights
+    if smp_name.startswith("tu-") and named not in (None, True, "imagenet"):
+        raise ValueError(
+            f"timm has no weights named {named!r}; set encoder_weights to 'imagenet', and choose among timm's by the"
+            " encoder's name, as in resnet50.a1_in1k."
+        )
     try:
         # SMP warns when a timm model is given a weight's name, and takes any name for "pretrained".
         with warnings.catch_warnings():
@@ -80,6 +92,11 @@ def build_encoder(name: str, *, in_channels: int, depth: int, weights: str | Non
         reason = error.args[0] if error.args else type(error).__name__
         options = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
         raise ValueError(f"Encoder {name!r} cannot be built{options and f' with {options}'}: {reason}") from error
+    except OSError as error:
+        raise ValueError(
+            f"The weights {weights!r} of encoder {name!r} cannot be fetched; without a network, give encoder_weights"
+            " the path of a file."
+        ) from error
     if path:
         _load_file(encoder, path, in_channels)
     return encoder
@@ -144,7 +161,9 @@ def _read(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"encoder_weights: {path} cannot be read as weights ({error}).") from error
+        raise ValueError(
+            f"encoder_weights: {path} cannot be read as weights ({str(error) or type(error).__name__})."
+        ) from error
     except Exception as error:  # pickle.UnpicklingError, and whatever a damaged zip raises
         raise ValueError(f"encoder_weights: {path} is not a plain PyTorch state dict.") from error
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):

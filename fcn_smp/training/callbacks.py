@@ -167,6 +167,7 @@ class ProgressReport(Callback):
             f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}  loss {loss:.3f}  mIoU {mean_iu:.3f}"
             f"  pixel accuracy {task.scores.pixel_accuracy:.3f}  {_clock(elapsed)} gone, {_clock(left)} left",
             highlight=False,
+            soft_wrap=True,
         )
 
     def teardown(self, trainer: lightning.Trainer, task: lightning.LightningModule, stage: str) -> None:

@@ -39,7 +39,7 @@ from fcn_smp.training.data_module import SegmentationDataModule
 from fcn_smp.training.task import SegmentationTask
 
 # What may differ when a run is resumed: where it runs, not what it computes.
-_PLACE = ("workers", "accelerator", "devices", "num_nodes", "strategy", "samples")
+_PLACE = ("name", *(f"trainer.{key}" for key in ("workers", "accelerator", "devices", "num_nodes", "strategy")))
 
 
 class Parts(NamedTuple):
@@ -101,6 +101,7 @@ def dry_run(recipe: Recipe, console: Console) -> None:
         f"The recipe works: {parts.task.model.name} with {millions:.1f} million weights,"
         f" {len(parts.data.train)} images to train on, {len(parts.data.val)} to validate.",
         highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -118,7 +119,6 @@ def build(recipe: Recipe) -> Parts:
             f" {len(train_set)} images; it should be that or less."
         )
     classes = train_set.classes
-    weights = _class_weights(recipe, train_set)
     options = recipe.model.model_dump(exclude={"arch", "encoder_options"})
     try:
         model = ARCHITECTURES[recipe.model.arch](**options, classes=len(classes), **recipe.model.encoder_options)
@@ -126,7 +126,7 @@ def build(recipe: Recipe) -> Parts:
     except (ValueError, TypeError, OSError) as error:
         raise UserError(f"model: {str(error).splitlines()[0]}") from error
     preprocessing = Preprocessing(recipe.preprocessing.mean or usual.mean, recipe.preprocessing.std or usual.std)
-    loss = SegmentationLoss(weights, IGNORE_INDEX, recipe.loss.label_smoothing)
+    loss = SegmentationLoss(_class_weights(recipe, train_set), IGNORE_INDEX, recipe.loss.label_smoothing)
     task = SegmentationTask(model, loss, recipe, len(classes))
     return Parts(task, SegmentationDataModule(recipe, train_set, val_set, preprocessing), preprocessing)
 
@@ -153,15 +153,21 @@ def _check_directory(recipe: Recipe, run: Path, *, resume: bool) -> None:
     for needed in ("recipe.yaml", "checkpoints/last.ckpt"):
         if not (run / needed).is_file():
             raise UserError(f"{run} cannot be resumed: it has no {needed}; leave out --resume to start anew.")
-    before = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-    for section, now in recipe.model_dump(mode="json").items():
-        then = before.get(section)
-        for key in now if isinstance(now, dict) and isinstance(then, dict) else ():
-            if now[key] != then.get(key) and not (section == "trainer" and key in _PLACE):
-                raise UserError(
-                    f"{run} was begun with {section}.{key}={then.get(key)}, now it is {now[key]};"
-                    " a run is resumed with the recipe that it was begun with."
-                )
+    before = _flat(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")))
+    for key, now in _flat(recipe.model_dump(mode="json")).items():
+        if now != before.get(key) and key not in _PLACE:
+            raise UserError(
+                f"{run} was begun with {key}={before.get(key)}, now it is {now}; a run is resumed with the recipe"
+                " that it was begun with."
+            )
+
+
+def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return ``{"trainer.epochs": 60, ...}`` for ``{"trainer": {"epochs": 60}, ...}``."""
+    flat: dict[str, Any] = {}
+    for key, value in recipe.items():
+        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
 
 
 def _class_weights(recipe: Recipe, dataset: SegmentationDataset) -> list[float] | None:
