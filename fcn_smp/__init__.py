@@ -24,7 +24,7 @@ __all__ = ["FCN2s", "FCN4s", "FCN8s", "FCN16s", "FCN32s", "__version__", "from_p
 
 # SMP takes seconds to import, so it is not imported here: the command line answers at once, and in user code the
 # hook runs right after SMP's import, or now if SMP is there already.
-register_post_import_hook("fcn_smp.registry:register", "segmentation_models_pytorch")
+register_post_import_hook(lambda _: import_module("fcn_smp.registry"), "segmentation_models_pytorch")
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # A run directory must find its data from wherever it is used.
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
@@ -87,6 +87,13 @@ class Augmentation(Section):
     flip: Probability = 0.5
     color_jitter: Fraction = 0.3
 
+    @field_validator("scale")
+    @classmethod
+    def _is_in_order(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] > scale[1]:
+            raise ValueError("the smallest factor first, then the largest")
+        return scale
+
 
 class Preprocessing(Section):
     """Mean and standard deviation of the input's channels; null: what the encoder's weights expect."""
@@ -139,6 +146,9 @@ class Trainer(Section):
     batch_size: Positive = Field(8, description="Images per step and device.")
     validate_every: Positive = Field(1, description="Epochs between two validations.")
     gradient_clip: float | None = Field(None, gt=0, description="Largest norm of the gradient; null: any.")
+    freeze_encoder_norm: bool = Field(
+        False, description="Keep the encoder's batch norm as it was pretrained, which small batches cannot estimate."
+    )
     samples: int = Field(4, ge=0, description="Validation images that are drawn at each validation.")
     workers: int = Field(2, ge=0, description="Processes that load images, per device; 0: none.")
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="auto: bf16 where it is fast.")
@@ -189,8 +199,8 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     changes: dict[str, Any] = {}
     for override in overrides:
         changes = _merge(changes, _parse_override(override))
-    content = _merge(content, changes)
-    content.setdefault("name", path.stem)
+    defaults = {"name": path.stem, "optimizer": {"kind": "adamw"}}
+    content = _merge(_merge(defaults, content), changes)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
@@ -252,15 +262,17 @@ def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(base)
     for key, value in change.items():
         old = merged.get(key)
-        if isinstance(old, dict) and isinstance(value, dict) and _same_kind(old, value):
+        if isinstance(old, dict) and isinstance(value, dict) and not _replaces(key, old, value):
             merged[key] = _merge(old, value)
         else:
             merged[key] = value
     return merged
 
 
-def _same_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return None in (old.get("kind"), new.get("kind")) or old["kind"] == new["kind"]
+def _replaces(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Tell whether the section ``key`` is now of another kind, which has other keys."""
+    kinds = {section["kind"] for section in (old, new) if "kind" in section}
+    return len(kinds) > 1 and len(_sections(key)) > 1
 
 
 def _parse_override(text: str) -> dict[str, Any]:

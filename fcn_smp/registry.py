@@ -7,7 +7,7 @@ from fcn_smp.models.fcn import FCN, FCN2s, FCN4s, FCN8s, FCN16s, FCN32s
 ARCHITECTURES: dict[str, type[FCN]] = {cls.__name__.lower(): cls for cls in (FCN32s, FCN16s, FCN8s, FCN4s, FCN2s)}
 
 
-def register(_: object = None) -> None:
+def register() -> None:
     """Make SMP know our architectures; doing it again changes nothing.
 
     SMP has no plugin mechanism: ``smp.create_model`` looks a name up in a public dictionary, ``smp.from_pretrained``
@@ -16,3 +16,6 @@ def register(_: object = None) -> None:
     for name, cls in ARCHITECTURES.items():
         smp.MODEL_ARCHITECTURES_MAPPING[name] = cls
         setattr(smp, cls.__name__, cls)
+
+
+register()

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import segmentation_models_pytorch  # noqa: F401
 import yaml
 from helpers import one_sentence
 
@@ -238,6 +237,17 @@ def test_order_of_different_overrides_does_not_matter() -> None:
     overrides = ["optimizer.kind=sgd", "optimizer.lr=0.05"]
     recipes = [load_recipe("voc2007", order) for order in (overrides, overrides[::-1])]
     assert [recipe.optimizer.lr for recipe in recipes] == [0.05, 0.05]
+
+
+def test_schedules_of_every_kind_share_their_warm_up() -> None:
+    schedule = load_recipe("voc2007", ["schedule.kind=poly"]).schedule
+    assert (schedule.kind, schedule.warmup_steps) == ("poly", 75)
+
+
+def test_an_optimizer_without_a_kind_is_adamw(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.yaml", data={"kind": "demo"}, optimizer={"lr": 0.5})
+    optimizer = load_recipe(path).optimizer
+    assert (optimizer.kind, optimizer.lr) == ("adamw", 0.5)
 
 
 @pytest.mark.parametrize("override", ["trainer.epochs", "=3", "trainer.=3", ".epochs=3", "trainer..epochs=3", ""])

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-import torch
+import numpy as np
 from torch.utils.data import Sampler
 
 
@@ -40,7 +40,6 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = list(range(self.size))
         if self.seed is not None:
-            generator = torch.Generator().manual_seed(self.seed + self.epoch)
-            order = torch.randperm(self.size, generator=generator).tolist()
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size).tolist()
         mine = order[self.rank :: self.world][: len(self)]
         return iter([(self.epoch, index) for index in mine])

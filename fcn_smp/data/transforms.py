@@ -64,7 +64,7 @@ class Augment:
             return A.PadIfNeeded(height, width, border_mode=cv2.BORDER_CONSTANT, fill=color, fill_mask=IGNORE_INDEX)
 
         # The smallest scale must leave a pixel of the smallest image.
-        smallest = math.ceil(1 / scale[0])
+        smallest = math.floor(1 / scale[0]) + 1
         self.transform = A.Compose(
             [
                 pad(smallest, smallest),
