@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fcn_smp.errors import UserError
+from fcn_smp.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,6 +41,14 @@ def main() -> None:
     except UserError as error:
         print(f"fcn-smp: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"fcn-smp: {error.filename} cannot be read or written: {error.strerror}.", file=sys.stderr)
+        sys.exit(2)
+    except Interrupted:
+        print("fcn-smp: interrupted; the same command with --resume goes on.", file=sys.stderr)
+        sys.exit(130)
 
 
 @app.command()

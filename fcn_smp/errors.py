@@ -1,4 +1,4 @@
-"""The one error that is meant for the user's eyes."""
+"""Errors that are meant for the user's eyes."""
 
 import re
 
@@ -12,3 +12,7 @@ class UserError(ValueError):
     def __init__(self, message: str) -> None:
         # A DataLoader raises a worker's error anew, with the worker's traceback before the message.
         super().__init__(re.sub(r"(?s)\ACaught .*Original Traceback.*UserError: ", "", message).strip())
+
+
+class Interrupted(Exception):  # noqa: N818  (it is no error)
+    """The user stopped a training run."""

@@ -314,7 +314,12 @@ def _wanted(detail: ErrorDetails) -> str:
     if detail["type"] in phrases:
         return phrases[detail["type"]]
     message = detail["msg"].removeprefix("Value error, ")
-    return message.removeprefix("Input should be ").removeprefix("Keys should be ").split(", unable")[0]
+    return (
+        message.removeprefix("Input should be ")
+        .removeprefix("Keys should be ")
+        .split(", unable")[0]
+        .split(" or instance of")[0]
+    )
 
 
 def _locate(location: tuple[int | str, ...]) -> tuple[type[BaseModel], str]:

@@ -45,7 +45,13 @@ class Segmenter:
 
     @torch.inference_mode()
     def predict(self, image: Array) -> Array:
-        """Map an RGB image, uint8 (H, W, 3), to the most likely class of each pixel, uint8 (H, W)."""
+        """Map an RGB image, uint8 (H, W, 3), to the most likely class of each pixel, uint8 (H, W).
+
+        Raises:
+            TypeError: The image is something else.
+        """
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise TypeError("The image must be an array of uint8 with the shape (height, width, 3).")
         device = next(self.model.parameters()).device
         logits: Tensor = self.model(self._preprocess(image)[None].to(device))
         return np.asarray(logits[0].argmax(0).to(torch.uint8).cpu())
@@ -74,7 +80,9 @@ class Segmenter:
             with contextlib.redirect_stdout(io.StringIO()):
                 model = smp.from_pretrained(directory)
         except Exception as error:
-            raise UserError(f"{source} cannot be loaded as a model: {str(error).splitlines()[0]}.") from error
+            raise UserError(
+                f"{source} cannot be loaded as a model: {str(error).splitlines()[0].rstrip('.')}."
+            ) from error
         try:
             preprocessing, classes = model.config["_preprocessing"], model.config["_classes"]
             palette = voc_palette()

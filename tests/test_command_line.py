@@ -16,6 +16,7 @@ from PIL import Image
 
 from fcn_smp import cli
 from fcn_smp.data.voc import VOCSegmentation, voc_palette
+from fcn_smp.segmenter import Segmenter
 from fcn_smp.training.callbacks import MetricsTable
 
 TINY = """
@@ -131,6 +132,19 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(trained, command, tmp_path,
     code, output, _ = command("train", trained / "tiny.yaml", "-o", run, "--resume")
     assert (code, "nothing to resume" in output) == (0, True)
     assert tree(run) == before
+
+
+def test_an_interrupted_run_says_how_it_goes_on(recipe, command, tmp_path, monkeypatch):
+    def interrupt(self, trainer, task):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsTable, "on_train_epoch_start", interrupt)
+        code, _, error = command("train", recipe, "-o", tmp_path / "run")
+    assert (code, "--resume" in error, error.count("\n")) == (130, True, 1)
+    assert not (tmp_path / "run/checkpoints").exists()
+    assert command("train", recipe, "-o", tmp_path / "run", "--resume")[0] == 0
+    assert len(rows(tmp_path / "run")) == 4
 
 
 def test_a_run_is_resumed_only_with_its_own_recipe(trained, command):
@@ -301,6 +315,32 @@ def test_a_wrong_recipe_is_answered_in_one_sentence(recipe, command, tmp_path, o
     code, _, error = command("train", recipe, *overrides, "-o", tmp_path / "run")
     assert_one_sentence(code, error, expected)
     assert not (tmp_path / "run").exists()
+
+
+def test_one_value_for_a_batch_norm_is_told_with_what_helps(recipe, command, tmp_path):
+    code, _, error = command("train", recipe, "augmentation.crop=7", "trainer.batch_size=1", "-o", tmp_path / "run")
+    assert_one_sentence(code, error, ["augmentation.crop", "trainer.batch_size"])
+
+
+@pytest.mark.parametrize("arguments", [["train", "{recipe}"], ["eval", "{run}"], ["predict", "{run}", "{image}"]])
+def test_a_file_where_a_folder_should_be_is_named(trained, command, tmp_path, arguments):
+    (tmp_path / "file").write_text("here already")
+    image = tmp_path / "image.png"
+    Image.new("RGB", (9, 9)).save(image)
+    places = {"recipe": trained / "tiny.yaml", "run": trained / "run", "image": image}
+    arguments = [argument.format(**places) for argument in arguments]
+    code, _, error = command(*arguments, "-o", tmp_path / "file/below")
+    assert_one_sentence(code, error, [str(tmp_path / "file")])
+    assert (tmp_path / "file").read_text() == "here already"
+
+
+def test_a_segmenter_takes_nothing_but_images(trained):
+    segmenter = Segmenter.load(trained / "run")
+    image = np.zeros((9, 7, 3), np.uint8)
+    assert segmenter.predict(image).shape == (9, 7)
+    for wrong in (image / 255, image[..., 0], image[None], Image.fromarray(image)):
+        with pytest.raises(TypeError, match="uint8"):
+            segmenter.predict(wrong)
 
 
 def test_a_loss_that_explodes_is_told_with_what_helps(recipe, command, tmp_path):

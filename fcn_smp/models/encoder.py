@@ -40,7 +40,7 @@ def resolve_encoder_name(name: str) -> str:
     Raises:
         ValueError: No such encoder; the message names near ones.
     """
-    if name in smp.encoders.encoders:
+    if name in smp.encoders.encoders or smp.encoders.is_equivalent_to_timm_universal(name):
         return name
     timm_name, _, tag = name.removeprefix("tu-").partition(".")
     if timm.is_model(timm_name):

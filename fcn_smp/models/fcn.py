@@ -163,6 +163,15 @@ class FCN(SegmentationModel):
         self.config["encoder_weights"] = None
         self.initialize()
 
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
+        """Return SMP's model card, with the import that loading needs and no word on the licence of the weights."""
+        card = super().generate_model_card(*args, **kwargs)
+        card.content = card.content.replace("license: mit\n", "", 1).replace(
+            "import segmentation_models_pytorch as smp\n",
+            "import fcn_smp  # registers the architecture\nimport segmentation_models_pytorch as smp\n",
+        )
+        return card
+
     def initialize(self) -> None:
         """Initialise what SMP initialises, but for the scores (zero) and the upsampling (bilinear)."""
         initialize_decoder(self.decoder.hidden)
@@ -179,30 +188,45 @@ def _checked_scales(scales: Sequence[float] | None, skips: int) -> Sequence[floa
 
 
 class FCN32s(FCN):
-    """FCN-32s: the coarsest map alone, upsampled 32 times in one step (Long et al., CVPR 2015, section 4.1)."""
+    """FCN-32s: the coarsest map alone, upsampled 32 times in one step (Long et al., CVPR 2015, section 4.1).
+
+    Arguments, input and output are those of :class:`FCN`.
+    """
 
     finest_stride = 32
 
 
 class FCN16s(FCN):
-    """FCN-16s: the maps of stride 32 and 16, the sum upsampled 16 times (section 4.2)."""
+    """FCN-16s: the maps of stride 32 and 16, the sum upsampled 16 times (section 4.2).
+
+    Arguments, input and output are those of :class:`FCN`.
+    """
 
     finest_stride = 16
 
 
 class FCN8s(FCN):
-    """FCN-8s: the maps of stride 32, 16 and 8, the sum upsampled 8 times (section 4.2)."""
+    """FCN-8s: the maps of stride 32, 16 and 8, the sum upsampled 8 times (section 4.2).
+
+    Arguments, input and output are those of :class:`FCN`.
+    """
 
     finest_stride = 8
 
 
 class FCN4s(FCN):
-    """FCN-4s: one more skip than the paper takes, from the map of stride 4."""
+    """FCN-4s: one more skip than the paper takes, from the map of stride 4.
+
+    Arguments, input and output are those of :class:`FCN`.
+    """
 
     finest_stride = 4
 
 
 class FCN2s(FCN):
-    """FCN-2s: two more skips than the paper takes, from the maps of stride 4 and 2."""
+    """FCN-2s: two more skips than the paper takes, from the maps of stride 4 and 2.
+
+    Arguments, input and output are those of :class:`FCN`.
+    """
 
     finest_stride = 2

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from fcn_smp.data.class_weights import class_weights, count_classes
 from fcn_smp.data.dataset import IGNORE_INDEX, SegmentationDataset
-from fcn_smp.errors import UserError
+from fcn_smp.errors import Interrupted, UserError
 from fcn_smp.files import write_text
 from fcn_smp.losses import SegmentationLoss
 from fcn_smp.models.encoder import Preprocessing, encoder_preprocessing
@@ -56,7 +56,7 @@ def train(recipe: Recipe, run: Path, *, resume: bool, console: Console) -> None:
     Args:
         recipe: What to train, on what, and how.
         run: The directory to write; it must not hold anything, unless the run is resumed.
-        resume: Go on from ``checkpoints/last.ckpt`` of ``run``.
+        resume: Go on from ``checkpoints/last.ckpt`` of ``run``, or from the start if it did not get that far.
         console: Where to report.
 
     Raises:
@@ -76,7 +76,7 @@ def train(recipe: Recipe, run: Path, *, resume: bool, console: Console) -> None:
         write_text(run / "environment.json", json.dumps(environment(), indent=2) + "\n")
     last = run / "checkpoints" / "last.ckpt"
     try:
-        _fit(trainer, parts, last if resume else None)
+        _fit(trainer, parts, last if resume and last.exists() else None)
     except UserError:
         if first and not last.exists():
             shutil.rmtree(run)  # nothing was reached that would be worth keeping or could be resumed
@@ -150,9 +150,8 @@ def _check_directory(recipe: Recipe, run: Path, *, resume: bool) -> None:
         if run.exists() and (not run.is_dir() or any(run.iterdir())):
             raise UserError(f"{run} holds another run; name another directory with --output, or go on with --resume.")
         return
-    for needed in ("recipe.yaml", "checkpoints/last.ckpt"):
-        if not (run / needed).is_file():
-            raise UserError(f"{run} cannot be resumed: it has no {needed}; leave out --resume to start anew.")
+    if not (run / "recipe.yaml").is_file():
+        raise UserError(f"{run} cannot be resumed: it has no recipe.yaml; leave out --resume to start anew.")
     before = _flat(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")))
     for key, now in _flat(recipe.model_dump(mode="json")).items():
         if now != before.get(key) and key not in _PLACE:
@@ -227,6 +226,15 @@ def _trainer(recipe: Recipe, run: Path, parts: Parts, console: Console, **option
 def _fit(trainer: lightning.Trainer, parts: Parts, checkpoint: Path | None) -> None:
     try:
         trainer.fit(parts.task, parts.data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as error:
+        # Lightning turns an interrupt into an exit.
+        raise (Interrupted if trainer.interrupted else error) from error
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "augmentation.crop and trainer.batch_size leave a batch norm with a single value; enlarge one of them."
+        ) from error
     except FloatingPointError as error:
         raise UserError(
             f"The loss became {error} in epoch {trainer.current_epoch + 1}; lower optimizer.lr and"
