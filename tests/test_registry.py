@@ -88,7 +88,7 @@ def test_every_network_is_known_by_name_and_as_attribute():
 def test_registering_again_changes_nothing():
     before = dict(smp.MODEL_ARCHITECTURES_MAPPING), {name: getattr(smp, name) for name in dir(smp)}
     register()
-    register(smp)
+    register()
     assert (dict(smp.MODEL_ARCHITECTURES_MAPPING), {name: getattr(smp, name) for name in dir(smp)}) == before
     assert smp.MODEL_ARCHITECTURES_MAPPING["unet"] is smp.Unet
 
