@@ -10,7 +10,7 @@ SCENES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fcn_smp/demo-scenes-v1
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-demo: $(STAMP) ## Train on drawn scenes, score and predict held-out ones (2 to 3 minutes)
+demo: $(STAMP) ## Train on drawn scenes, score and predict held-out ones (one minute)
 	@run=runs/demo-$$(date +%Y%m%d-%H%M%S) && \
 	$(BIN)/fcn-smp train recipes/demo.yaml --output $$run && \
 	$(BIN)/fcn-smp eval $$run --split test && \
