@@ -13,7 +13,6 @@ from fcn_smp.files import whole
 def palette_image(label: Array, palette: Array) -> Image.Image:
     """Turn a label, uint8 (H, W), into an image of mode P: pixels stay class numbers, viewers show colours."""
     image = Image.fromarray(label).convert("P")
-    image.putdata(label.ravel())
     image.putpalette(palette.ravel().tobytes())
     return image
 
