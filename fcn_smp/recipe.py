@@ -146,9 +146,6 @@ class Trainer(Section):
     batch_size: Positive = Field(8, description="Images per step and device.")
     validate_every: Positive = Field(1, description="Epochs between two validations.")
     gradient_clip: float | None = Field(None, gt=0, description="Largest norm of the gradient; null: any.")
-    freeze_encoder_norm: bool = Field(
-        False, description="Keep the encoder's batch norm as it was pretrained, which small batches cannot estimate."
-    )
     samples: int = Field(4, ge=0, description="Validation images that are drawn at each validation.")
     workers: int = Field(2, ge=0, description="Processes that load images, per device; 0: none.")
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="auto: bf16 where it is fast.")

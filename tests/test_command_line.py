@@ -176,16 +176,6 @@ def test_recipes_of_every_kind_train(recipe, command, overrides):
     assert command("train", recipe, "--dry-run", *overrides)[0] == 0
 
 
-def test_a_frozen_norm_keeps_its_statistics(recipe, command, tmp_path):
-    for frozen in (False, True):
-        run = tmp_path / str(frozen)
-        command("train", recipe, f"trainer={{freeze_encoder_norm: {frozen}, epochs: 2}}", "-o", run)
-        state = smp.from_pretrained(run / "model").state_dict()
-        means = [value for name, value in state.items() if "encoder" in name and name.endswith("running_mean")]
-        assert means
-        assert all((mean == 0).all().item() == frozen for mean in means)  # 0 is where a network without weights begins
-
-
 def test_eval_scores_what_predict_draws(trained, command, tmp_path):
     code, output, _ = command("eval", trained / "run", "--json", "-o", tmp_path / "scores")
     assert code == 0

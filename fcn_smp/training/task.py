@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from fcn_smp.losses import SegmentationLoss
 from fcn_smp.metrics import ConfusionMatrix, Scores
@@ -40,13 +39,9 @@ class SegmentationTask(lightning.LightningModule):
         self.scores: Scores | None = None
 
     def on_train_epoch_start(self) -> None:
-        """Seed dropout anew, so that a resumed run draws what it would have drawn; freeze what is to be frozen."""
+        """Seed dropout anew, so that a resumed run draws what it would have drawn."""
         state = np.random.SeedSequence((self.recipe.seed, self.current_epoch, self.global_rank)).generate_state(1)
         torch.manual_seed(int(state[0]))
-        if self.recipe.trainer.freeze_encoder_norm:
-            for module in self.model.encoder.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the loss of one batch of crops."""
