@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcn_smp.models.upsampling import Fit, Upsample2x, bilinear_kernel, upsample_to_input
+from fcn_smp.models.upsampling import Fuse, FuseUpsampled, UpsampleToInput, bilinear_kernel
 
 quick = settings(deadline=None, max_examples=40)
 sizes = st.integers(1, 9)
@@ -28,7 +28,8 @@ def bilinear(x, factor, height, width):
 
 
 def reference_of(height, width):
-    return torch.empty(1, 0, height, width)
+    """Return the scores of a skip that has nothing to add."""
+    return torch.zeros(1, 1, height, width, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8, 16, 32])
@@ -49,7 +50,7 @@ def test_kernel_is_that_of_the_caffe_implementation(factor):
 @given(batch=st.integers(1, 3), channels=st.integers(1, 5), height=sizes, width=sizes, seed=seeds)
 def test_fixed_doubling_is_bilinear_interpolation(batch, channels, height, width, seed):
     x = random_map(seed, batch, channels, height, width)
-    doubled = Upsample2x(channels).double()(x, reference_of(2 * height, 2 * width))
+    doubled = FuseUpsampled(channels).double()(x, reference_of(2 * height, 2 * width))
     expected = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
     torch.testing.assert_close(doubled, expected, rtol=0, atol=1e-12)
 
@@ -66,18 +67,18 @@ def test_fixed_doubling_is_bilinear_interpolation(batch, channels, height, width
 def test_doubling_meets_even_and_odd_sizes(learned, height, width, taller, wider, seed):
     x = random_map(seed, 2, 3, height, width)
     target = 2 * height + taller, 2 * width + wider
-    doubled = Upsample2x(3, learned=learned).double()(x, reference_of(*target))
+    doubled = FuseUpsampled(3, learned=learned).double()(x, reference_of(*target))
     torch.testing.assert_close(doubled, bilinear(x, 2, *target), rtol=0, atol=1e-12)
 
 
 def test_fixed_doubling_has_nothing_to_learn_or_to_save():
-    fixed = Upsample2x(4)
+    fixed = FuseUpsampled(4)
     assert list(fixed.parameters()) == []
     assert fixed.state_dict() == {}
 
 
 def test_learned_doubling_trains_a_kernel_between_all_channels():
-    learned = Upsample2x(3, learned=True).double()
+    learned = FuseUpsampled(3, learned=True).double()
     (weight,) = learned.parameters()
     assert weight.shape == (3, 3, 4, 4)
     learned(random_map(0, 2, 3, 5, 4), reference_of(11, 7)).square().sum().backward()
@@ -85,10 +86,10 @@ def test_learned_doubling_trains_a_kernel_between_all_channels():
 
 
 def test_learned_doubling_adds_what_one_channel_says_of_another():
-    learned = Upsample2x(2, learned=True).double()
+    learned = FuseUpsampled(2, learned=True).double()
     x = random_map(1, 1, 2, 4, 5)
     with torch.no_grad():
-        learned.weight[0, 1] = 3 * learned.weight[0, 0]
+        learned.upsample.weight[0, 1] = 3 * learned.upsample.weight[0, 0]
     doubled = bilinear(x, 2, 8, 10)
     expected = torch.stack([doubled[:, 0], doubled[:, 1] + 3 * doubled[:, 0]], dim=1)
     torch.testing.assert_close(learned(x, reference_of(8, 10)), expected, rtol=0, atol=1e-12)
@@ -103,7 +104,7 @@ def test_last_upsampling_reaches_any_input_that_the_map_can_stem_from(data, stri
 
     target = input_size(height), input_size(width)
     x = random_map(seed, 1, 2, height, width)
-    upsampled = upsample_to_input(x, stride, reference_of(*target))
+    upsampled = UpsampleToInput(stride)(x, reference_of(*target))
     torch.testing.assert_close(upsampled, bilinear(x, stride, *target), rtol=0, atol=1e-12)
 
 
@@ -111,4 +112,12 @@ def test_last_upsampling_reaches_any_input_that_the_map_can_stem_from(data, stri
 @given(height=sizes, width=sizes, shorter=st.integers(0, 8), narrower=st.integers(0, 8))
 def test_fitting_cuts_at_the_bottom_and_right_alone(height, width, shorter, narrower):
     x = random_map(0, 1, 2, height + shorter, width + narrower)
-    assert torch.equal(Fit()(x, reference_of(height, width)), x[:, :, :height, :width])
+    skip = random_map(1, 1, 2, height, width)
+    assert torch.equal(Fuse()(x, skip), x[:, :, :height, :width] + skip)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_the_scores_of_a_skip_are_added(learned):
+    x, skip = random_map(0, 2, 3, 4, 5), random_map(1, 2, 3, 9, 10)
+    fuse = FuseUpsampled(3, learned=learned).double()
+    torch.testing.assert_close(fuse(x, skip) - skip, fuse(x, torch.zeros_like(skip)), rtol=0, atol=1e-12)

@@ -1,19 +1,17 @@
 """Encoders by name, with weights by name or from a file."""
 
 import difflib
-import re
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors
 import segmentation_models_pytorch as smp
 import timm
-import torch
 from timm.models._manipulate import adapt_input_conv
 from torch import Tensor, nn
 
-WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
+from fcn_smp.models.pretrained import read_state_dict, weight_file
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -102,13 +100,6 @@ def build_encoder(name: str, *, in_channels: int, depth: int, weights: str | Non
     return encoder
 
 
-def weight_file(weights: str | None) -> Path | None:
-    """Return ``weights`` as a path where it names a file, not a set of pretrained weights."""
-    if isinstance(weights, str) and (weights.endswith(WEIGHT_FILES) or re.search(r"[/\\]", weights)):
-        return Path(weights).expanduser()
-    return None
-
-
 def encoder_preprocessing(name: str, weights: str | None = None) -> Preprocessing:
     """Return the mean and standard deviation that the weights of an encoder expect.
 
@@ -128,7 +119,7 @@ def encoder_preprocessing(name: str, weights: str | None = None) -> Preprocessin
 
 def _load_file(encoder: nn.Module, path: Path, in_channels: int) -> None:
     """Load every tensor of ``encoder`` from ``path``; tensors of the file that it does not have are skipped."""
-    loaded = _read(path)
+    loaded = read_state_dict(path)
     own: dict[str, Tensor] = encoder.state_dict()
     # SMP wraps timm's networks in an attribute `model`.
     state = {key: loaded.get(key, loaded.get(key.removeprefix("model."))) for key in own}
@@ -149,23 +140,3 @@ def _load_file(encoder: nn.Module, path: Path, in_channels: int) -> None:
                 f" the encoder's has {tuple(own[key].shape)}."
             )
         own[key].copy_(value)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ValueError(f"encoder_weights: there is no file {path}.")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ValueError(
-            f"encoder_weights: {path} cannot be read as weights ({str(error) or type(error).__name__})."
-        ) from error
-    except Exception as error:  # pickle.UnpicklingError, and whatever a damaged zip raises
-        raise ValueError(f"encoder_weights: {path} is not a plain PyTorch state dict.") from error
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError(f"encoder_weights: {path} is not a plain PyTorch state dict.")
-    return loaded

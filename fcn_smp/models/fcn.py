@@ -6,9 +6,9 @@
 One decoder serves all variants: FCN-32s scores the map of stride 32 alone; 16s, 8s, 4s and 2s each add one finer map.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from segmentation_models_pytorch.base import ClassificationHead, SegmentationModel
 from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
@@ -16,10 +16,12 @@ from segmentation_models_pytorch.base.initialization import initialize_decoder, 
 from segmentation_models_pytorch.base.modules import Activation
 from torch import Tensor, nn
 
-from fcn_smp.models.encoder import build_encoder
-from fcn_smp.models.hidden import build_hidden
+from fcn_smp.models.caffe import MaxPoolRoundingUp, caffe_alignment, check_caffe, pad_and_round_up
+from fcn_smp.models.encoder import build_encoder, resolve_encoder_name
+from fcn_smp.models.hidden import build_hidden, transplant
+from fcn_smp.models.pretrained import vgg_classifier
 from fcn_smp.models.taps import Taps, is_vgg
-from fcn_smp.models.upsampling import Fit, Upsample2x, upsample_to_input
+from fcn_smp.models.upsampling import same_alignment
 
 
 class FCNDecoder(nn.Module):
@@ -30,7 +32,8 @@ class FCNDecoder(nn.Module):
         hidden: The layers before the coarsest score, and the channels that they give.
         classes: Number of classes C.
         skip_scales: One factor for each tap but the coarsest, coarse to fine; applied before its score.
-        learn_upsampling: Whether the upsampling between taps is learned or stays bilinear.
+        fusions: One module for each tap but the coarsest, which brings coarser scores to its size and adds its own.
+        upsample: Brings the last scores to the size of the input.
     """
 
     def __init__(
@@ -39,8 +42,8 @@ class FCNDecoder(nn.Module):
         hidden: tuple[nn.Module, int],
         classes: int,
         skip_scales: Sequence[float],
-        *,
-        learn_upsampling: bool,
+        fusions: Sequence[nn.Module],
+        upsample: nn.Module,
     ) -> None:
         super().__init__()
         self.taps = taps
@@ -48,21 +51,17 @@ class FCNDecoder(nn.Module):
         self.score = _score(width, classes)
         self.skip_scores = nn.ModuleList(_score(channels, classes) for channels in taps.channels[1:])
         self.skip_scales = list(skip_scales)
-        self.upsamplings = nn.ModuleList(
-            # The taps of a dilated encoder may share a stride.
-            Upsample2x(classes, learned=learn_upsampling) if coarse > fine else Fit()
-            for coarse, fine in pairwise(taps.strides)
-        )
-        self.stride = taps.strides[-1]
+        self.fusions = nn.ModuleList(fusions)
+        self.upsample = upsample
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Map the encoder's features, the first of the input's size (H, W), to scores (N, C, H, W)."""
+        """Map the encoder's features, the first at stride 1, to scores (N, C, H, W) of the input's size."""
         taps = self.taps(features)
         scores = self.score(self.hidden(taps[0]))
-        for k, (skip_score, upsample) in enumerate(zip(self.skip_scores, self.upsamplings)):  # noqa: B905
-            skip = taps[k + 1]
-            scores = upsample(scores, skip) + skip_score(skip * self.skip_scales[k])
-        return upsample_to_input(scores, self.stride, features[0])
+        for k, (skip_score, fuse) in enumerate(zip(self.skip_scores, self.fusions)):  # noqa: B905
+            scores = fuse(scores, skip_score(taps[k + 1] * self.skip_scales[k]))
+        output: Tensor = self.upsample(scores, features[0])
+        return output
 
 
 def _score(channels: int, classes: int) -> nn.Conv2d:
@@ -88,6 +87,13 @@ class FCN(SegmentationModel):
         encoder_depth: Number of halvings in the encoder, 3 to 5. With 5 the coarsest map has stride 32.
         encoder_weights: ``"imagenet"`` or another name that SMP knows for the encoder; None for random weights; or
             the path of a file (``.safetensors``, ``.pth``) that holds the encoder's weights.
+        decoder_alignment: ``"same"`` (default) keeps every map aligned with the image and replicates borders;
+            ``"caffe"`` is the geometry of the released networks, number for number, for VGG encoders: 100 pixels of
+            padding, poolings that round up, crops (see docs/alignment.md).
+        decoder_hidden_weights: What fc6 and fc7 of a VGG start from: ``"classifier"`` (default), the fully connected
+            layers that come with ``encoder_weights``, if any; ``"imagenet"``; the path of a file that holds them, as
+            timm, torchvision or Caffe name them; or None for random weights. Narrower layers take evenly spaced
+            channels of them.
         decoder_hidden_channels: Width of the hidden layers before the coarsest score. 0 for none. None (default):
             4096 for VGG encoders, whose hidden layers are fc6 and fc7 of the paper (convolution, ReLU, dropout,
             twice); 256 for others, whose hidden layers are a depthwise and a 1x1 convolution with batch norm, one
@@ -122,6 +128,8 @@ class FCN(SegmentationModel):
         encoder_name: str = "resnet34",
         encoder_depth: int = 5,
         encoder_weights: str | None = "imagenet",
+        decoder_alignment: Literal["same", "caffe"] = "same",
+        decoder_hidden_weights: str | None = "classifier",
         decoder_hidden_channels: int | None = None,
         decoder_hidden_kernel: int | None = None,
         decoder_dropout: float | None = None,
@@ -139,19 +147,28 @@ class FCN(SegmentationModel):
         encoder = self.encoder = build_encoder(
             encoder_name, in_channels=in_channels, depth=encoder_depth, weights=encoder_weights, **kwargs
         )
-        taps = Taps(encoder, encoder_depth, self.finest_stride)
+        vgg = is_vgg(encoder)
+        caffe = decoder_alignment == "caffe"
+        if caffe:
+            check_caffe(encoder_depth, decoder_hidden_channels, decoder_hidden_kernel, vgg=vgg)
+            pad_and_round_up(encoder)
+        elif decoder_alignment != "same":
+            raise ValueError(f"decoder_alignment must be 'same' or 'caffe', got {decoder_alignment!r}.")
+        taps = Taps(encoder, encoder_depth, self.finest_stride, MaxPoolRoundingUp() if caffe else None)
+        align = caffe_alignment if caffe else same_alignment
         self.decoder = FCNDecoder(
             taps,
             build_hidden(
                 taps.channels[0],
-                vgg=is_vgg(encoder),
+                vgg=vgg,
                 channels=decoder_hidden_channels,
                 kernel=decoder_hidden_kernel,
                 dropout=decoder_dropout,
+                padded=not caffe,
             ),
             classes,
             _checked_scales(decoder_skip_scales, skips=len(taps.channels) - 1),
-            learn_upsampling=decoder_learn_upsampling,
+            *align(classes, taps.strides, learned=decoder_learn_upsampling),
         )
         # The decoder's scores are the logits; SMP expects a head all the same.
         self.segmentation_head = nn.Sequential(nn.Identity(), Activation(activation))
@@ -159,9 +176,29 @@ class FCN(SegmentationModel):
             ClassificationHead(in_channels=encoder.out_channels[-1], **aux_params) if aux_params else None
         )
         self.name = f"{type(self).__name__.lower()}-{encoder_name}"
-        # A saved model holds its encoder: loading it must not fetch the encoder's weights again.
-        self.config["encoder_weights"] = None
+        # A saved model holds its weights: loading it must not fetch those that it started from.
+        self.config.update(encoder_weights=None, decoder_hidden_weights=None)
         self.initialize()
+        if vgg and decoder_hidden_channels != 0:
+            self._start_from_classifier(decoder_hidden_weights, encoder_weights, encoder_name)
+        elif decoder_hidden_weights not in ("classifier", None):
+            raise ValueError("decoder_hidden_weights is for VGG encoders with fc6 and fc7; leave it out.")
+
+    def _start_from_classifier(self, weights: str | None, encoder_weights: str | None, encoder_name: str) -> None:
+        source = encoder_weights if weights == "classifier" else weights
+        if source is None:
+            return
+        classifier = vgg_classifier(resolve_encoder_name(encoder_name), source)
+        if classifier is not None:
+            transplant(self.decoder.hidden, classifier)
+        elif weights == "classifier":
+            warnings.warn(
+                f"{source} holds no fc6 and fc7, so they start from random weights; name a file that does with"
+                " decoder_hidden_weights, or set that to None.",
+                stacklevel=4,
+            )
+        else:
+            raise ValueError(f"decoder_hidden_weights: {source} holds no fc6 and fc7 of a VGG.")
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
         """Return SMP's model card, with the import that loading needs and no word on the licence of the weights."""

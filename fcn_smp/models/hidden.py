@@ -1,15 +1,24 @@
 """What stands between the encoder's coarsest map and its score."""
 
-from torch import nn
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
 
 
 def build_hidden(
-    in_channels: int, *, vgg: bool, channels: int | None, kernel: int | None, dropout: float | None
+    in_channels: int,
+    *,
+    vgg: bool,
+    channels: int | None,
+    kernel: int | None,
+    dropout: float | None,
+    padded: bool = True,
 ) -> tuple[nn.Module, int]:
     """Build the hidden layers for a map of ``in_channels``; None stands for the encoder family's default.
 
     Returns:
-        The layers, which keep the map's size, and the number of channels that they give.
+        The layers, which keep the map's size if they are ``padded``, and the number of channels that they give.
 
     Raises:
         ValueError: A value is out of range.
@@ -28,14 +37,15 @@ def build_hidden(
         raise ValueError(f"decoder_dropout must lie in [0, 1), got {dropout}.")
     if channels == 0:
         return nn.Identity(), in_channels
-    build = fc6_fc7 if vgg else separable_conv
-    return build(in_channels, channels, kernel, dropout), channels
+    if vgg:
+        return fc6_fc7(in_channels, channels, kernel, dropout, padding=kernel // 2 if padded else 0), channels
+    return separable_conv(in_channels, channels, kernel, dropout), channels
 
 
-def fc6_fc7(in_channels: int, channels: int, kernel: int, dropout: float) -> nn.Sequential:
+def fc6_fc7(in_channels: int, channels: int, kernel: int, dropout: float, padding: int) -> nn.Sequential:
     """Build VGG's two fully connected layers as convolutions: (N, in_channels, h, w) to (N, channels, h, w)."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2),
+        nn.Conv2d(in_channels, channels, kernel, padding=padding),
         nn.ReLU(inplace=True),
         nn.Dropout(dropout),
         nn.Conv2d(channels, channels, kernel_size=1),
@@ -58,3 +68,36 @@ def separable_conv(in_channels: int, channels: int, kernel: int, dropout: float)
         nn.ReLU(inplace=True),
         nn.Dropout(dropout),
     )
+
+
+def transplant(hidden: nn.Module, classifier: Mapping[str, Tensor]) -> None:
+    """Let fc6 and fc7 start from a VGG's fully connected layers (Long et al., CVPR 2015, section 3.1).
+
+    Narrower layers and smaller kernels take evenly spaced channels and positions, which is how DeepLab-LargeFOV makes
+    VGG's layers smaller (Chen et al., ICLR 2015).
+
+    Args:
+        hidden: The layers of :func:`fc6_fc7`.
+        classifier: ``fc6.weight`` (N, C, k, k), ``fc7.weight`` (N, N, 1, 1), ``fc6.bias`` and ``fc7.bias`` (N).
+
+    Raises:
+        ValueError: The classifier is smaller than the layers, or of another network.
+    """
+    own_layers = hidden.state_dict()  # of layers 0 and 3, the convolutions
+    for name, place in (("fc6", "0"), ("fc7", "3")):
+        for kind in ("weight", "bias"):
+            given, own = classifier[f"{name}.{kind}"], own_layers[f"{place}.{kind}"]
+            if given.ndim != own.ndim or any(new > old for new, old in zip(own.shape, given.shape, strict=True)):
+                raise ValueError(
+                    f"The classifier's {name}.{kind} has shape {tuple(given.shape)}, from which"
+                    f" {tuple(own.shape)} cannot be taken; make decoder_hidden_channels and decoder_hidden_kernel"
+                    " smaller, or set decoder_hidden_weights to None."
+                )
+            own.copy_(_evenly_spaced(given, own.shape))
+
+
+def _evenly_spaced(weight: Tensor, shape: torch.Size) -> Tensor:
+    for dim, (old, new) in enumerate(zip(weight.shape, shape, strict=True)):
+        if new < old:
+            weight = weight.index_select(dim, ((torch.arange(new) + 0.5) * old / new).long())
+    return weight

@@ -1,9 +1,13 @@
 """Bilinear upsampling: by transposed convolution between two taps, by interpolation to the input's size.
 
-Every map is anchored at the top-left corner of the image: pixel ``i`` of a map at stride ``s`` covers the image
-pixels ``[s * i, s * (i + 1))``. A map of an encoder that rounds down may end before the image does, one of an encoder
-that rounds up may end behind it; both are fitted at the bottom and right, so that no pixel moves.
+With ``decoder_alignment="same"`` every map is anchored at the top-left corner of the image: pixel ``i`` of a map at
+stride ``s`` covers the image pixels ``[s * i, s * (i + 1))``. A map of an encoder that rounds down may end before the
+image does, one of an encoder that rounds up may end behind it; both are fitted at the bottom and right, so that no
+pixel moves.
 """
+
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -26,65 +30,95 @@ def bilinear_kernel(factor: int) -> Tensor:
     return weights[:, None] * weights
 
 
-def fit(x: Tensor, reference: Tensor) -> Tensor:
-    """Cut ``x`` of shape (N, C, h, w) at the bottom and right to the height and width of ``reference``.
+def crop(x: Tensor, offset: int, height: int, width: int) -> Tensor:
+    """Cut ``x`` of shape (N, C, h, w) to ``height`` by ``width`` pixels from row and column ``offset`` on.
 
     A negative padding, not a slice: ``torch.export`` cannot prove a slice's bounds when sizes are dynamic.
     """
-    return F.pad(x, (0, reference.shape[3] - x.shape[3], 0, reference.shape[2] - x.shape[2]))
+    return F.pad(x, (-offset, offset + width - x.shape[3], -offset, offset + height - x.shape[2]))
 
 
-class Fit(nn.Module):
-    """:func:`fit` as a module, for two taps of the same stride."""
-
-    def forward(self, x: Tensor, reference: Tensor) -> Tensor:
-        """Cut (N, C, h, w) to the height and width of ``reference``."""
-        return fit(x, reference)
-
-
-class Upsample2x(nn.Module):
-    """Double a map by a transposed convolution that starts as bilinear interpolation.
-
-    The border is replicated before the convolution, so that scores do not fade to zero there, and the fixed form
-    equals ``torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear")``.
+class TransposedConv(nn.Module):
+    """A transposed convolution without padding that starts as bilinear interpolation.
 
     Args:
         channels: Number of channels C.
-        learned: Whether the kernel is a parameter of shape (C, C, 4, 4), as in Long et al., section 4.1. A fixed
-            kernel is one (4, 4) buffer for all channels; it is not saved, since nothing can change it.
+        factor: Upsampling factor, even; the kernel is twice as large.
+        learned: Whether the kernel is a parameter of shape (C, C, 2 * factor, 2 * factor), as in Long et al.,
+            section 4.1. A fixed kernel is the same for all channels; it is not saved, since nothing can change it.
     """
 
     weight: Tensor
 
-    def __init__(self, channels: int, *, learned: bool = False) -> None:
+    def __init__(self, channels: int, factor: int, *, learned: bool = False) -> None:
         super().__init__()
-        self.channels = channels
+        self.factor = factor
         self.groups = 1 if learned else channels
-        kernel = bilinear_kernel(2)
+        kernel = bilinear_kernel(factor)
         if learned:
             identity = torch.eye(channels)[:, :, None, None]
             self.weight = nn.Parameter(identity * kernel)
         else:
-            self.register_buffer("weight", kernel.expand(channels, 1, 4, 4).clone(), persistent=False)
+            self.register_buffer("weight", kernel.repeat(channels, 1, 1, 1), persistent=False)
 
-    def forward(self, x: Tensor, reference: Tensor) -> Tensor:
-        """Map (N, C, h, w) to (N, C, H, W), the size of ``reference``, at most 2h + 2 by 2w + 2."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, h, w) to (N, C, factor * (h + 1), factor * (w + 1)); the border fades towards zero."""
+        return F.conv_transpose2d(x, self.weight, stride=self.factor, groups=self.groups)
+
+
+class Fuse(nn.Module):
+    """Add scores to those of a skip that has the same stride."""
+
+    def forward(self, scores: Tensor, skip: Tensor) -> Tensor:
+        """Map scores (N, C, h, w) and those of a skip (N, C, H, W) to their sum (N, C, H, W)."""
+        return crop(scores, 0, skip.shape[2], skip.shape[3]) + skip
+
+
+class FuseUpsampled(nn.Module):
+    """Double scores and add them to those of a skip.
+
+    The border is replicated before the transposed convolution, so that scores do not fade to zero there, and the fixed
+    form equals ``torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear")``.
+
+    Args:
+        channels: Number of channels C.
+        learned: As in :class:`TransposedConv`.
+    """
+
+    def __init__(self, channels: int, *, learned: bool = False) -> None:
+        super().__init__()
+        self.upsample = TransposedConv(channels, 2, learned=learned)
+
+    def forward(self, scores: Tensor, skip: Tensor) -> Tensor:
+        """Map scores (N, C, h, w) and those of a skip (N, C, H, W), at most 2h + 2 by 2w + 2, to their sum."""
         # One replicated pixel on the left keeps the border from fading; on the right a second one lets an odd
         # size, which the encoder rounded down, be filled.
-        x = F.pad(x, (1, 2, 1, 2), mode="replicate")
-        x = F.conv_transpose2d(x, self.weight, stride=2, padding=3, groups=self.groups)
-        return fit(x, reference)
+        scores = self.upsample(F.pad(scores, (1, 2, 1, 2), mode="replicate"))
+        return crop(scores, 3, skip.shape[2], skip.shape[3]) + skip
 
 
-def upsample_to_input(x: Tensor, stride: int, reference: Tensor) -> Tensor:
-    """Interpolate the scores ``x`` of shape (N, C, h, w) by ``stride`` and fit them to the size of ``reference``.
+class UpsampleToInput(nn.Module):
+    """Interpolate scores to the input's size: the last layer, which Long et al. (section 4.1) fix to bilinear."""
 
-    The last layer of the network, which Long et al. (section 4.1) fix to bilinear interpolation.
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
 
-    Returns:
-        Tensor of shape (N, C, H, W), the size of ``reference``, at most (h + 1) * stride by (w + 1) * stride.
-    """
-    if stride > 1:
-        x = F.pad(x, (0, 1, 0, 1), mode="replicate")
-        x = F.interpolate(x, scale_factor=float(stride), mode="bilinear", align_corners=False)
-    return fit(x, reference)
+    def forward(self, scores: Tensor, feature: Tensor) -> Tensor:
+        """Map scores (N, C, h, w) to (N, C, H, W), the size of the encoder's first feature.
+
+        It is at most (h + 1) * stride by (w + 1) * stride.
+        """
+        if self.stride > 1:
+            scores = F.pad(scores, (0, 1, 0, 1), mode="replicate")
+            scores = F.interpolate(scores, scale_factor=float(self.stride), mode="bilinear", align_corners=False)
+        return crop(scores, 0, feature.shape[2], feature.shape[3])
+
+
+def same_alignment(classes: int, strides: Sequence[int], *, learned: bool) -> tuple[list[nn.Module], nn.Module]:
+    """Return one module for each skip that fuses its scores with the coarser ones, and the last upsampling."""
+    # The taps of a dilated encoder may share a stride.
+    fusions: list[nn.Module] = [
+        FuseUpsampled(classes, learned=learned) if coarse > fine else Fuse() for coarse, fine in pairwise(strides)
+    ]
+    return fusions, UpsampleToInput(strides[-1])

@@ -1,0 +1,92 @@
+"""Pretrained weights as state dicts: from a file, or by name from the Hugging Face Hub."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor
+
+WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
+
+# How timm, torchvision and Caffe (and what was converted from it) name VGG's first two fully connected layers.
+_CLASSIFIERS = (("pre_logits.fc1", "pre_logits.fc2"), ("classifier.0", "classifier.3"), ("fc6", "fc7"))
+
+
+def weight_file(weights: str | None) -> Path | None:
+    """Return ``weights`` as a path where it names a file, not a set of pretrained weights."""
+    if isinstance(weights, str) and (weights.endswith(WEIGHT_FILES) or re.search(r"[/\\]", weights)):
+        return Path(weights).expanduser()
+    return None
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from a safetensors file or one that ``torch.save`` wrote.
+
+    Raises:
+        ValueError: There is no such file, or it is damaged or holds something else; nothing in it is executed.
+    """
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+        raise ValueError(f"{path} cannot be read as weights ({reason}).") from error
+    except Exception as error:  # pickle.UnpicklingError, and whatever a damaged zip raises
+        raise ValueError(f"{path} is not a plain PyTorch state dict.") from error
+    if isinstance(loaded, dict) and isinstance(loaded.get("model_state_dict"), dict):
+        loaded = loaded["model_state_dict"]  # a checkpoint as torchfcn and many training scripts write it
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ValueError(f"{path} is not a plain PyTorch state dict.")
+    return loaded
+
+
+def vgg_classifier(encoder_name: str, weights: str) -> dict[str, Tensor] | None:
+    """Return the first two fully connected layers that come with the weights of a VGG encoder.
+
+    Args:
+        encoder_name: Name by which SMP knows the encoder.
+        weights: ``"imagenet"``, or the path of a file.
+
+    Returns:
+        ``fc6.weight`` of shape (N, C, k, k), ``fc7.weight`` (N, N, 1, 1) and their biases (N); None where
+        ``weights`` holds no classifier.
+
+    Raises:
+        ValueError: A file cannot be read, or the classifier cannot be fetched.
+    """
+    path = weight_file(weights)
+    if path:
+        return _as_convolutions(read_state_dict(path))
+    if weights != "imagenet":
+        raise ValueError(f"decoder_hidden_weights must be 'imagenet', the path of a file or None, got {weights!r}.")
+    # SMP's weights and timm's are torchvision's; SMP does not keep the classifier, timm does.
+    config = timm.models.get_pretrained_cfg(encoder_name.removeprefix("tu-"))
+    try:
+        return _as_convolutions(timm.models.load_state_dict_from_hf(config.hf_hub_id))
+    except OSError as error:
+        raise ValueError(
+            f"ImageNet's classifier for {encoder_name!r} cannot be fetched; without a network, give"
+            " decoder_hidden_weights the path of a file, or None for fc6 and fc7 from random weights."
+        ) from error
+
+
+def _as_convolutions(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    for names in _CLASSIFIERS:
+        if all(f"{name}.{kind}" in state for name in names for kind in ("weight", "bias")):
+            first, second = names
+            fc6, fc7 = state[f"{first}.weight"], state[f"{second}.weight"]
+            # A linear layer takes VGG's 512 maps of 7x7 pixels one after the other.
+            return {
+                "fc6.weight": fc6 if fc6.ndim == 4 else fc6.view(len(fc6), 512, 7, 7),
+                "fc6.bias": state[f"{first}.bias"],
+                "fc7.weight": fc7 if fc7.ndim == 4 else fc7[:, :, None, None],
+                "fc7.bias": state[f"{second}.bias"],
+            }
+    return None
