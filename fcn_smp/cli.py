@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 recipes_app = typer.Typer(no_args_is_help=True, help="The recipes that come with the package.")
 app.add_typer(recipes_app, name="recipes")
+weights_app = typer.Typer(no_args_is_help=True, help="Other people's weights.")
+app.add_typer(weights_app, name="weights")
 
 Run = Annotated[str, typer.Argument(help="A run directory, a model directory or a model of the Hugging Face Hub.")]
 Overrides = Annotated[
@@ -139,14 +141,44 @@ def predict(
     console.print(f"{count} labelled; the pictures are in {output}.", highlight=False, soft_wrap=True)
 
 
+@weights_app.command(name="import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A file of weights, or a run or model directory.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model directory to write.")],
+    arch: Annotated[
+        str | None, typer.Option(help="fcn32s, fcn16s or fcn8s, where the file leaves it open.", show_default="found")
+    ] = None,
+    at_once: Annotated[
+        bool, typer.Option("--at-once", help="The FCN-8s scales its skips, where the file cannot tell.")
+    ] = False,
+) -> None:
+    """Turn weights of Caffe, torchfcn, Keras, torchvision or timm into a model; nothing in the file is executed."""
+    if output.exists():
+        raise UserError(f"{output} is there already; name another directory with --output.")
+    from fcn_smp.weights import import_weights
+
+    imported = import_weights(file, arch=arch, at_once=at_once)
+    imported.segmenter.save(output)
+    console = _console()
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
+    say(f"{file} is {imported.source}, of {len(imported.segmenter.classes)} classes.")
+    if imported.unused:
+        say(f"Not used: {', '.join(imported.unused)}.")
+    say(f"The model is in {output}: fcn-smp predict {output} IMAGES, or smp.from_pretrained({str(output)!r}).")
+
+
 @recipes_app.command(name="list")
 def list_recipes() -> None:
     """List the shipped recipes and what each is for."""
     from fcn_smp.recipe import shipped_recipes
 
-    for name, path in shipped_recipes().items():
+    recipes = shipped_recipes()
+    for name, path in recipes.items():
         about = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
-        print(f"{name:<12} {about}")
+        print(f"{name:<{max(map(len, recipes))}}  {about}")
 
 
 @recipes_app.command()

@@ -1,7 +1,8 @@
 """Optimisers, parameter groups and learning rate schedules."""
 
+import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from segmentation_models_pytorch.base import SegmentationModel
@@ -9,25 +10,53 @@ from torch import nn
 
 
 def parameter_groups(
-    model: SegmentationModel, lr: float, encoder_lr: float, weight_decay: float
+    model: SegmentationModel, lr: float, encoder_lr: float, weight_decay: float, bias_lr_factor: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Split the trainable parameters into encoder and decoder, each with and without weight decay.
+    """Split the trainable parameters by part (encoder or decoder), rate and weight decay.
 
     Biases and the factors of normalisation layers (all parameters of fewer than two dimensions) do not decay.
+
+    Args:
+        model: The network.
+        lr: Learning rate of all but the encoder.
+        encoder_lr: Learning rate of the encoder.
+        weight_decay: Weight decay of what decays.
+        bias_lr_factor: Factor of the rates for biases; 2 in the authors' networks.
     """
-    groups = []
     encoder = {id(parameter) for parameter in model.encoder.parameters()}
-    for name, rate, inside in (("encoder", encoder_lr, True), ("decoder", lr, False)):
-        parameters = [p for p in model.parameters() if p.requires_grad and (id(p) in encoder) == inside]
-        groups += [
-            _group(name, [p for p in parameters if p.ndim > 1], rate, weight_decay),
-            _group(name, [p for p in parameters if p.ndim <= 1], rate, 0.0),
-        ]
-    return [group for group in groups if group["params"]]
+    groups: dict[tuple[str, float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part, rate = ("encoder", encoder_lr) if id(parameter) in encoder else ("decoder", lr)
+            rate *= bias_lr_factor if name.endswith("bias") else 1
+            decay = weight_decay if parameter.ndim > 1 else 0.0
+            group = {"name": part, "params": [], "lr": rate, "weight_decay": decay}
+            groups.setdefault((part, rate, decay), group)["params"].append(parameter)
+    return list(groups.values())
 
 
-def _group(name: str, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> dict[str, Any]:
-    return {"name": name, "params": parameters, "lr": lr, "weight_decay": weight_decay}
+def freeze(model: nn.Module, parts: Sequence[str]) -> None:
+    """Exclude parts of a network from training.
+
+    Args:
+        model: The network.
+        parts: Names of modules or parameters, such as ``encoder`` or ``encoder.features.0``.
+
+    Raises:
+        ValueError: The network has no such part, or nothing is left to train.
+    """
+    for part in parts:
+        try:
+            inside = model.get_submodule(part).parameters()
+        except AttributeError:
+            inside = [parameter for name, parameter in model.named_parameters() if name == part]  # type: ignore[assignment]
+        frozen = [parameter.requires_grad_(False) for parameter in inside]
+        if not frozen:
+            near = difflib.get_close_matches(part, [name for name, _ in model.named_modules()], n=3)
+            hint = f"; near ones are {', '.join(near)}" if near else ", such as encoder or decoder.hidden"
+            raise ValueError(f"The network has no part {part!r} with weights{hint}.")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("All parts are frozen; at least one must be trained.")
 
 
 def warm_up_then(decay: Callable[[float], float], warmup_steps: int, total_steps: int) -> Callable[[int], float]:

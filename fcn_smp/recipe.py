@@ -1,6 +1,8 @@
 """The recipe: everything that makes one run, typed and checked. The only place that knows YAML."""
 
 import difflib
+import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from inspect import isclass
@@ -23,6 +25,9 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # A run directory must find its data from wherever it is used.
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
+RESERVED = ("model", "checkpoints", "samples", "eval")
+"""Folders of a run directory, which stages cannot be called."""
+
 
 class Section(BaseModel):
     """A part of a recipe: no unknown keys, and nothing changes after it was read."""
@@ -37,12 +42,28 @@ class Model(Section):
     encoder_name: str = Field("resnet34", description="An encoder of SMP or a model of timm.")
     encoder_depth: Literal[3, 4, 5] = 5
     encoder_weights: str | None = Field("imagenet", description="A name that SMP knows, null, or the path of a file.")
+    decoder_alignment: Literal["same", "caffe"] = Field(
+        "same", description="caffe: the geometry of the released networks, for VGG encoders."
+    )
+    decoder_hidden_weights: str | None = Field(
+        "classifier", description="What fc6 and fc7 of a VGG start from: classifier, imagenet, null or a file's path."
+    )
     decoder_hidden_channels: int | None = Field(None, ge=0, description="0: no hidden layer; null: the default.")
     decoder_hidden_kernel: int | None = Field(None, ge=1)
     decoder_dropout: Fraction | None = None
     decoder_skip_scales: list[float] | None = None
     decoder_learn_upsampling: bool = False
     encoder_options: dict[str, Any] = Field({}, description="Passed to the encoder, such as output_stride: 16.")
+    init_from: str | None = Field(
+        None, description="A run, a model directory or a model of the Hub whose weights are where this one starts."
+    )
+    frozen: list[str] = Field([], description="Parts that are not trained, such as encoder or decoder.hidden.")
+
+    @field_validator("init_from")
+    @classmethod
+    def _is_absolute(cls, source: str | None) -> str | None:
+        local = source is not None and Path(source).expanduser().exists()
+        return str(Path(source).expanduser().absolute()) if source and local else source
 
 
 class VOCData(Section):
@@ -96,10 +117,12 @@ class Augmentation(Section):
 
 
 class Preprocessing(Section):
-    """Mean and standard deviation of the input's channels; null: what the encoder's weights expect."""
+    """What the network gets; null: what its weights expect, of the encoder or of ``model.init_from``."""
 
-    mean: tuple[float, float, float] | None = None
-    std: tuple[Rate, Rate, Rate] | None = None
+    mean: tuple[float, float, float] | None = Field(None, description="Of each channel, in the order of input_space.")
+    std: tuple[Rate, Rate, Rate] | None = Field(None, description="Standard deviation of each channel, likewise.")
+    input_space: Literal["RGB", "BGR"] | None = Field(None, description="Order of the channels.")
+    input_range: tuple[Literal[0], Literal[1, 255]] | None = Field(None, description="Smallest and largest value.")
 
 
 class Loss(Section):
@@ -109,6 +132,7 @@ class Loss(Section):
         Literal["inverse_frequency", "median_frequency", "effective_number"] | list[float] | dict[str, float] | None
     ) = Field(None, description="Computed by a method, one for each class, or by class name (others weigh 1).")
     label_smoothing: Fraction = 0.0
+    reduction: Literal["mean", "sum"] = Field("mean", description="Over the labelled pixels of a batch.")
 
 
 class AdamW(Section):
@@ -117,7 +141,18 @@ class AdamW(Section):
     kind: Literal["adamw"]
     lr: Rate = Field(1e-3, description="Learning rate of the decoder.")
     encoder_lr: Rate = Field(3e-4, description="Learning rate of the encoder.")
+    bias_lr_factor: Rate = Field(1.0, description="Factor of the rates for biases.")
     weight_decay: float = Field(1e-2, ge=0)
+
+
+class Adam(Section):
+    """Kingma and Ba, ICLR 2015; the decay is part of the gradient."""
+
+    kind: Literal["adam"]
+    lr: Rate = Field(1e-3, description="Learning rate of the decoder.")
+    encoder_lr: Rate = Field(3e-4, description="Learning rate of the encoder.")
+    bias_lr_factor: Rate = Field(1.0, description="Factor of the rates for biases.")
+    weight_decay: float = Field(0.0, ge=0)
 
 
 class SGD(Section):
@@ -126,6 +161,7 @@ class SGD(Section):
     kind: Literal["sgd"]
     lr: Rate = Field(1e-2, description="Learning rate of the decoder.")
     encoder_lr: Rate = Field(1e-2, description="Learning rate of the encoder.")
+    bias_lr_factor: Rate = Field(1.0, description="Factor of the rates for biases.")
     weight_decay: float = Field(5e-4, ge=0)
     momentum: Fraction = 0.9
     nesterov: bool = False
@@ -162,12 +198,17 @@ class Recipe(Section):
     seed: int = Field(0, ge=0)
     model: Model = Model()
     data: Data
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation | None = Field(
+        Augmentation(), description="null: whole images as they are, one at a time."
+    )
     preprocessing: Preprocessing = Preprocessing()
     loss: Loss = Loss()
-    optimizer: Annotated[AdamW | SGD, Field(discriminator="kind")] = AdamW(kind="adamw")
+    optimizer: Annotated[AdamW | Adam | SGD, Field(discriminator="kind")] = AdamW(kind="adamw")
     schedule: Schedule = Schedule()
     trainer: Trainer = Trainer()
+    stages: dict[str, dict[str, Any]] = Field(
+        {}, description="Runs one after the other, each by name with what it changes; each starts from the last one."
+    )
 
     @field_validator("name")
     @classmethod
@@ -175,6 +216,25 @@ class Recipe(Section):
         if not name or name in (".", "..") or "/" in name or "\\" in name:
             raise ValueError("usable as the name of a folder")
         return name
+
+    @field_validator("stages")
+    @classmethod
+    def _are_folder_names(cls, stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, stage in stages.items():
+            if not re.fullmatch(r"[\w-]+", name) or name in RESERVED or "stages" in stage:
+                raise ValueError(
+                    f"named by letters and digits, not {', '.join(RESERVED)}, and without stages of its own"
+                )
+        return stages
+
+    def staged(self) -> dict[str, "Recipe"]:
+        """Return the recipe of each stage by its name; without stages, nothing.
+
+        Raises:
+            UserError: A key or value of a stage is wrong.
+        """
+        base = self.model_dump(mode="json", exclude={"stages"})
+        return {name: _validate(_merge(base, stage), f"stages.{name}") for name, stage in self.stages.items()}
 
     def dump(self) -> str:
         """Return the whole recipe as YAML, defaults included."""
@@ -196,12 +256,41 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     changes: dict[str, Any] = {}
     for override in overrides:
         changes = _merge(changes, _parse_override(override))
+    _check_stage_names(path, content.get("stages"), changes.get("stages"))
     defaults = {"name": path.stem, "optimizer": {"kind": "adamw"}}
     content = _merge(_merge(defaults, content), changes)
+    if content.get("stages", {}) is None:  # how a recipe drops the stages of the one that it extends
+        del content["stages"]
+    elif isinstance(content.get("stages"), dict):
+        content["stages"] = {name: _overridden(name, stage, changes) for name, stage in content["stages"].items()}
+    recipe = _validate(content, str(path))
+    try:
+        recipe.staged()
+    except UserError as error:
+        raise UserError("\n".join(f"{path}: {sentence}" for sentence in str(error).splitlines())) from error
+    return recipe
+
+
+def _check_stage_names(path: Path, stages: Any, overridden: Any) -> None:
+    known = list(stages) if isinstance(stages, dict) else []
+    for name in overridden if isinstance(overridden, dict) else ():
+        if name not in known:
+            raise UserError(f"{path} has no stage {name}; its stages: {', '.join(known) or 'none'}.")
+
+
+def _overridden(name: str, stage: Any, changes: Mapping[str, Any]) -> Any:
+    """Let an override win over a stage, and an override of that stage over both."""
+    if not isinstance(stage, dict):
+        return {} if stage is None else stage
+    general = {key: value for key, value in changes.items() if key != "stages"}
+    return _merge(_merge(stage, general), changes.get("stages", {}).get(name) or {})
+
+
+def _validate(content: Mapping[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise UserError("\n".join(f"{path}: {sentence}" for sentence in _sentences(error))) from error
+        raise UserError("\n".join(f"{where}: {sentence}" for sentence in _sentences(error))) from error
 
 
 def find_recipe(source: str) -> Path:
@@ -234,6 +323,7 @@ def json_schema() -> dict[str, Any]:
     }
     # A recipe that extends another need not repeat its data section.
     schema.pop("required", None)
+    schema["properties"]["stages"]["additionalProperties"] = {"$ref": "#"}
     return schema
 
 
@@ -303,11 +393,16 @@ def _sentences(error: ValidationError) -> Iterator[str]:
             case _:
                 # A value that may be of several types fails once for each.
                 wanted = dict.fromkeys(_wanted(d) for d in (detail, *others))
-                yield f"{key} is {detail['input']!r}; it should be {' or '.join(wanted)}."
+                yield f"{key} is {reprlib.repr(detail['input'])}; it should be {' or '.join(wanted)}."
 
 
 def _wanted(detail: ErrorDetails) -> str:
-    phrases = {"path_type": "a path", "missing": "a longer list", "too_long": "a shorter list"}
+    phrases = {
+        "path_type": "a path",
+        "missing": "a longer list",
+        "too_long": "a shorter list",
+        "dict_type": "keys and values",
+    }
     if detail["type"] in phrases:
         return phrases[detail["type"]]
     message = detail["msg"].removeprefix("Value error, ")

@@ -2,9 +2,11 @@
 
 import segmentation_models_pytorch as smp
 
+from fcn_smp.models.dilated import DilatedFCN
 from fcn_smp.models.fcn import FCN, FCN2s, FCN4s, FCN8s, FCN16s, FCN32s
 
 ARCHITECTURES: dict[str, type[FCN]] = {cls.__name__.lower(): cls for cls in (FCN32s, FCN16s, FCN8s, FCN4s, FCN2s)}
+"""The networks of the paper, by the names that SMP and recipes use."""
 
 
 def register() -> None:
@@ -13,8 +15,8 @@ def register() -> None:
     SMP has no plugin mechanism: ``smp.create_model`` looks a name up in a public dictionary, ``smp.from_pretrained``
     looks the class up as an attribute of the package.
     """
-    for name, cls in ARCHITECTURES.items():
-        smp.MODEL_ARCHITECTURES_MAPPING[name] = cls
+    for cls in (*ARCHITECTURES.values(), DilatedFCN):
+        smp.MODEL_ARCHITECTURES_MAPPING[cls.__name__.lower()] = cls
         setattr(smp, cls.__name__, cls)
 
 

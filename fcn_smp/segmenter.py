@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
+from segmentation_models_pytorch.base import SegmentationModel
 from torch import Tensor
 
 import fcn_smp.models  # noqa: F401  (registers our classes, so that SMP can load them)
@@ -18,7 +19,6 @@ from fcn_smp.data.voc import voc_palette
 from fcn_smp.errors import UserError
 from fcn_smp.files import whole
 from fcn_smp.models.encoder import Preprocessing
-from fcn_smp.models.fcn import FCN
 
 
 class Segmenter:
@@ -26,7 +26,7 @@ class Segmenter:
 
     Args:
         model: The network; it is put in evaluation mode.
-        preprocessing: Mean and standard deviation of the input.
+        preprocessing: What the network expects of its input.
         classes: Name of each class.
         palette: Colour of each label, uint8 (256, 3).
 
@@ -36,7 +36,9 @@ class Segmenter:
         label = segmenter.predict(np.array(Image.open("dog.jpg").convert("RGB")))
     """
 
-    def __init__(self, model: FCN, preprocessing: Preprocessing, classes: Sequence[str], palette: Array) -> None:
+    def __init__(
+        self, model: SegmentationModel, preprocessing: Preprocessing, classes: Sequence[str], palette: Array
+    ) -> None:
         self.model = model.eval()
         self.preprocessing = preprocessing
         self.classes = tuple(classes)
@@ -49,7 +51,10 @@ class Segmenter:
 
         Raises:
             TypeError: The image is something else.
+            UserError: The classes are too many for a uint8.
         """
+        if len(self.classes) > 255:
+            raise UserError(f"The model has {len(self.classes)} classes; a label picture holds 255 at most.")
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise TypeError("The image must be an array of uint8 with the shape (height, width, 3).")
         device = next(self.model.parameters()).device
@@ -90,6 +95,11 @@ class Segmenter:
         except KeyError as error:
             raise UserError(f"{source} was not saved by fcn-smp: its config.json lacks {error}.") from error
         return cls(model.to(device), Preprocessing(**preprocessing), classes, palette)
+
+
+def is_model_directory(path: Path) -> bool:
+    """Tell whether ``path`` is a model directory or a run directory with a model."""
+    return any((directory / "config.json").is_file() for directory in (path / "model", path))
 
 
 def _model_directory(source: str) -> str:

@@ -16,13 +16,14 @@ from fcn_smp.data.dataset import IGNORE_INDEX, Array
 from fcn_smp.data.transforms import Augment, Preprocess
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # leaves colours as they are, but for the factor 255
+RAW = Preprocess((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # leaves colours as they are, but for the factor 255
+CAFFE = Preprocess((104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0), "BGR", (0, 255))
 SEEDS = range(200)
 
 
-def augment(**changes: object) -> Augment:
-    options = {"crop": (48, 64), "scale": (0.5, 2.0), "flip": 0.5, "color_jitter": 0.0, **RAW, **changes}
-    return Augment(**options)
+def augment(preprocess: Preprocess = RAW, **changes: object) -> Augment:
+    options = {"crop": (48, 64), "scale": (0.5, 2.0), "flip": 0.5, "color_jitter": 0.0, **changes}
+    return Augment(preprocess, **options)
 
 
 def blocks(seed: int = 0, block: int = 24, classes: Sequence[int] = (*range(21), IGNORE_INDEX)) -> Array:
@@ -64,8 +65,15 @@ def test_normalised_is_by_mean_and_standard_deviation(
 
 def test_augmented_is_normalised_like_the_validation_images() -> None:
     image = noise(48, 64)
-    still = augment(mean=MEAN, std=STD, scale=(1, 1), flip=0)
-    torch.testing.assert_close(still(image, blocks()[:48, :64], (0,))[0], Preprocess(MEAN, STD)(image))
+    for preprocess in (Preprocess(MEAN, STD), CAFFE):
+        still = augment(preprocess, scale=(1, 1), flip=0)
+        torch.testing.assert_close(still(image, blocks()[:48, :64], (0,))[0], preprocess(image))
+
+
+def test_a_caffe_network_gets_blue_first_from_0_to_255_without_the_mean() -> None:
+    image = noise(5, 7)
+    expected = image[..., ::-1].astype(np.float32) - np.array([104.00699, 116.66877, 122.67892], np.float32)
+    np.testing.assert_allclose(CAFFE(image).numpy(), expected.transpose(2, 0, 1), rtol=1e-6)
 
 
 # --- Seeds
@@ -124,7 +132,7 @@ def test_any_image_is_brought_to_the_size_of_the_crop(
 ) -> None:
     rng = np.random.default_rng(seed)
     label = rng.choice([0, 3, 20], size).astype(np.uint8)
-    transform = augment(crop=crop, scale=tuple(scale), color_jitter=jitter, mean=MEAN, std=STD)
+    transform = augment(Preprocess(MEAN, STD), crop=crop, scale=tuple(scale), color_jitter=jitter)
     image, result = transform(noise(*size, seed), label, (seed,))
     assert image.shape == (3, *crop)
     assert result.shape == crop
@@ -186,14 +194,15 @@ def test_colour_jitter_changes_colours() -> None:
     assert 0.6 < np.mean(changed) < 0.95  # four of five
 
 
-def test_padding_is_void_in_the_label_and_mean_in_the_image() -> None:
+@pytest.mark.parametrize("preprocess", [Preprocess(MEAN, STD), CAFFE])
+def test_padding_is_void_in_the_label_and_mean_in_the_image(preprocess: Preprocess) -> None:
     source, image = np.full((20, 30), 5, np.uint8), np.full((20, 30, 3), 255, np.uint8)
     for seed in range(50):
-        tensor, label = augment(mean=MEAN, std=STD)(image, source, (seed,))
+        tensor, label = augment(preprocess)(image, source, (seed,))
         void = label == IGNORE_INDEX
         assert 0 < void.float().mean() < 1
         assert (label[~void] == 5).all()
-        levels = 1 / 255 / torch.tensor(STD)  # one step of a colour, after normalisation
+        levels = 1 / torch.tensor(preprocess.normalize.std) / preprocess.max_pixel_value  # one step of a colour
         assert (tensor[:, void].abs() <= levels[:, None]).all()
         assert (tensor[:, ~void] > 2).all()
 

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from typing import Any, Literal
 
 # Albumentations asks the package index for a newer release at import, whose licence would be another.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -19,28 +20,47 @@ cv2.setNumThreads(0)
 
 
 class Preprocess:
-    """Normalise an image by the mean and standard deviation that the encoder expects, at its native size.
+    """Turn an image into what the network expects, at its native size.
 
     Args:
-        mean: Mean of each channel, for values in [0, 1].
-        std: Standard deviation of each channel, for values in [0, 1].
+        mean: Mean of each channel, in the order of ``input_space`` and for values in ``input_range``.
+        std: Standard deviation of each channel, likewise.
+        input_space: Order of the channels that the network expects, ``"RGB"`` or ``"BGR"``.
+        input_range: Smallest and largest value that the network expects before normalisation, (0, 1) or (0, 255).
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.transform = A.Compose([A.Normalize(tuple(mean), tuple(std)), A.ToTensorV2()])
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        input_space: Literal["RGB", "BGR"] = "RGB",
+        input_range: tuple[float, float] = (0, 1),
+    ) -> None:
+        self.reverse = input_space == "BGR"
+        order = -1 if self.reverse else 1
+        self.max_pixel_value = 255 / input_range[1]
+        self.mean = tuple(mean)[::order]
+        self.normalize = A.Normalize(self.mean, tuple(std)[::order], max_pixel_value=self.max_pixel_value)
+        self.transform = self.compose([])
+
+    def compose(self, transforms: Sequence[Any]) -> A.Compose:
+        """Return ``transforms`` of the RGB image with what this class does at their end, but for the order."""
+        return A.Compose([*transforms, self.normalize, A.ToTensorV2()])
+
+    def order(self, tensor: Tensor) -> Tensor:
+        """Bring the channels of an RGB tensor (3, H, W) into the network's order."""
+        return tensor.flip(0) if self.reverse else tensor
 
     def __call__(self, image: Array) -> Tensor:
-        """Map a uint8 (H, W, 3) image to a float32 (3, H, W) tensor."""
-        tensor: Tensor = self.transform(image=image)["image"]
-        return tensor
+        """Map a uint8 RGB image (H, W, 3) to a float32 tensor (3, H, W)."""
+        return self.order(self.transform(image=image)["image"])
 
 
 class Augment:
     """Scale at random, pad with void, crop, flip, shift colours and normalise.
 
     Args:
-        mean: Mean of each channel, for values in [0, 1]; also the colour of the padding.
-        std: Standard deviation of each channel, for values in [0, 1].
+        preprocess: What comes last; its mean is also the colour of the padding.
         crop: Height and width of the result in pixels.
         scale: Smallest and largest factor of the random scale.
         flip: Probability of a horizontal flip.
@@ -49,8 +69,7 @@ class Augment:
 
     def __init__(
         self,
-        mean: Sequence[float],
-        std: Sequence[float],
+        preprocess: Preprocess,
         *,
         crop: tuple[int, int],
         scale: tuple[float, float],
@@ -58,14 +77,15 @@ class Augment:
         color_jitter: float,
     ) -> None:
         height, width = crop
+        self.preprocess = preprocess
 
         def pad(height: int, width: int) -> A.PadIfNeeded:
-            color = tuple(255 * value for value in mean)
+            color = tuple(preprocess.max_pixel_value * value for value in preprocess.mean)
             return A.PadIfNeeded(height, width, border_mode=cv2.BORDER_CONSTANT, fill=color, fill_mask=IGNORE_INDEX)
 
         # The smallest scale must leave a pixel of the smallest image.
         smallest = math.floor(1 / scale[0]) + 1
-        self.transform = A.Compose(
+        self.transform = preprocess.compose(
             [
                 pad(smallest, smallest),
                 A.RandomScale(
@@ -79,8 +99,6 @@ class Augment:
                 A.RandomCrop(height, width),
                 A.HorizontalFlip(p=flip),
                 A.ColorJitter(*[(max(0.0, 1 - color_jitter), 1 + color_jitter)] * 3, hue=color_jitter / 6, p=0.8),
-                A.Normalize(tuple(mean), tuple(std)),
-                A.ToTensorV2(),
             ]
         )
 
@@ -97,4 +115,4 @@ class Augment:
         ):
             transform.set_random_seed(int(state))
         result = self.transform(image=image, mask=label)
-        return result["image"], result["mask"].long()
+        return self.preprocess.order(result["image"]), result["mask"].long()

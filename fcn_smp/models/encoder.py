@@ -3,7 +3,7 @@
 import difflib
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import segmentation_models_pytorch as smp
 import timm
@@ -24,10 +24,14 @@ _TIMM_NAMES = {
 
 
 class Preprocessing(NamedTuple):
-    """Mean and standard deviation of each channel of the RGB input, for values in [0, 1]."""
+    """What a network expects of its input, in the words of SMP's ``get_preprocessing_params``."""
 
     mean: tuple[float, ...]
+    """Of each channel, in the order of ``input_space`` and for values in ``input_range``."""
     std: tuple[float, ...]
+    input_space: Literal["RGB", "BGR"] = "RGB"
+    input_range: tuple[float, float] = (0, 1)
+    """Smallest and largest value of a channel before the mean is subtracted: (0, 1) or (0, 255)."""
 
 
 def resolve_encoder_name(name: str) -> str:
@@ -101,7 +105,7 @@ def build_encoder(name: str, *, in_channels: int, depth: int, weights: str | Non
 
 
 def encoder_preprocessing(name: str, weights: str | None = None) -> Preprocessing:
-    """Return the mean and standard deviation that the weights of an encoder expect.
+    """Return what the weights of an encoder expect of the input.
 
     For named weights of SMP's own encoders SMP is asked, as it is for the weights themselves. Everything else is
     answered offline, from timm's configuration of the same network; without one, by ImageNet's usual values.
@@ -109,7 +113,8 @@ def encoder_preprocessing(name: str, weights: str | None = None) -> Preprocessin
     smp_name = resolve_encoder_name(name)
     if not smp_name.startswith("tu-") and weights is not None and weight_file(weights) is None:
         params = smp.encoders.get_preprocessing_params(smp_name, pretrained=weights)
-        return Preprocessing(tuple(params["mean"]), tuple(params["std"]))
+        mean, std, space, (low, high) = (params[key] for key in ("mean", "std", "input_space", "input_range"))
+        return Preprocessing(tuple(mean), tuple(std), space, (low, high))
     timm_name = smp_name.removeprefix("tu-").removeprefix("timm-").replace("-", "_")
     config = timm.models.get_pretrained_cfg(_TIMM_NAMES.get(timm_name, timm_name), allow_unregistered=True)
     if config is None:

@@ -31,7 +31,7 @@ class TrainingSamples(Dataset[Batch]):
         return self.augment(sample.image, sample.label, seed=(self.seed, epoch, index))
 
 
-class ValidationSamples(Dataset[Batch]):
+class WholeSamples(Dataset[Batch]):
     """Whole images at native size by (epoch, index)."""
 
     def __init__(self, dataset: SegmentationDataset, preprocess: Preprocess) -> None:
@@ -50,7 +50,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         recipe: Says how to augment and load.
         train: Samples to train on.
         val: Samples to validate on.
-        preprocessing: Mean and standard deviation of the input.
+        preprocessing: What the network expects of its input.
     """
 
     def __init__(
@@ -65,9 +65,14 @@ class SegmentationDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled batches; a last batch that is not full is left out."""
         options = self.recipe.augmentation
+        preprocess = Preprocess(*self.preprocessing)
+        samples: Dataset[Batch]
+        if options is None:
+            samples = WholeSamples(self.train, preprocess)
+            return self._loader(samples, len(self.train), self.recipe.seed, batch_size=1)
         crop = options.crop if isinstance(options.crop, tuple) else (options.crop, options.crop)
         augment = Augment(
-            *self.preprocessing,
+            preprocess,
             crop=crop,
             scale=options.scale,
             flip=options.flip,
@@ -78,7 +83,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return the validation images one by one, since they differ in size."""
-        samples = ValidationSamples(self.val, Preprocess(*self.preprocessing))
+        samples = WholeSamples(self.val, Preprocess(*self.preprocessing))
         return self._loader(samples, len(self.val), None, batch_size=1)
 
     def _loader(

@@ -22,9 +22,11 @@ from rich.console import Console
 from fcn_smp.data.class_weights import class_weights, count_classes
 from fcn_smp.data.dataset import IGNORE_INDEX, SegmentationDataset
 from fcn_smp.errors import Interrupted, UserError
-from fcn_smp.files import write_text
+from fcn_smp.files import whole, write_text
 from fcn_smp.losses import SegmentationLoss
 from fcn_smp.models.encoder import Preprocessing, encoder_preprocessing
+from fcn_smp.models.fcn import FCN
+from fcn_smp.optim import freeze
 from fcn_smp.recipe import Recipe
 from fcn_smp.registry import ARCHITECTURES
 from fcn_smp.segmenter import Segmenter
@@ -37,6 +39,7 @@ from fcn_smp.training.callbacks import (
 )
 from fcn_smp.training.data_module import SegmentationDataModule
 from fcn_smp.training.task import SegmentationTask
+from fcn_smp.weights import transfer
 
 # What may differ when a run is resumed: where it runs, not what it computes.
 _PLACE = ("name", *(f"trainer.{key}" for key in ("workers", "accelerator", "devices", "num_nodes", "strategy")))
@@ -67,7 +70,10 @@ def train(recipe: Recipe, run: Path, *, resume: bool, console: Console) -> None:
     if first:
         _check_directory(recipe, run, resume=resume)
     if resume and (run / "model").is_dir():
-        console.print(f"{run} is complete; there is nothing to resume.")
+        console.print(f"{run} is complete; there is nothing to resume.", highlight=False, soft_wrap=True)
+        return
+    if recipe.stages:
+        _train_stages(recipe, run, resume=resume, console=console, first=first)
         return
     parts = build(recipe)
     trainer = _trainer(recipe, run, parts, console)
@@ -87,10 +93,42 @@ def train(recipe: Recipe, run: Path, *, resume: bool, console: Console) -> None:
         dataset = parts.data.train
         segmenter = Segmenter(parts.task.model.cpu(), parts.preprocessing, dataset.classes, dataset.palette)
         segmenter.save(run / "model")
+    trainer.strategy.barrier()  # a stage that follows reads the model
+
+
+def _train_stages(recipe: Recipe, run: Path, *, resume: bool, console: Console, first: bool) -> None:
+    """Run the stages one after the other, each in a folder of its own; the model is that of the last."""
+    if first:
+        write_text(run / "recipe.yaml", recipe.dump())
+        write_text(run / "environment.json", json.dumps(environment(), indent=2) + "\n")
+    before: Path | None = None
+    for name, stage in recipe.staged().items():
+        console.print(f"Stage {name}", highlight=False)
+        if before:
+            start = {"init_from": str((before / "model").absolute())}
+            stage = stage.model_copy(update={"model": stage.model.model_copy(update=start)})
+        try:
+            train(stage, run / name, resume=resume and (run / name).exists(), console=console)
+        except UserError:
+            if first and before is None and not (run / name).exists():
+                shutil.rmtree(run)
+            raise
+        before = run / name
+    if first and before:
+        with whole(run / "model") as temporary:
+            shutil.copytree(before / "model", temporary)
 
 
 def dry_run(recipe: Recipe, console: Console) -> None:
-    """Build everything, train and validate on two batches, write to a folder that is removed again."""
+    """Build everything, train and validate on two batches, write to a folder that is removed again.
+
+    A stage is tried without the weights of the one before.
+    """
+    for name, stage in recipe.staged().items():
+        console.print(f"Stage {name}", highlight=False)
+        dry_run(stage, console)
+    if recipe.stages:
+        return
     parts = build(recipe)
     with tempfile.TemporaryDirectory() as folder:
         short = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"epochs": 1})})
@@ -113,22 +151,37 @@ def build(recipe: Recipe) -> Parts:
     """
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     train_set, val_set = recipe.data.open(recipe.data.train), recipe.data.open(recipe.data.val)
+    if recipe.augmentation is None and recipe.trainer.batch_size > 1:
+        raise UserError("trainer.batch_size must be 1 where augmentation is null, since whole images differ in size.")
     if len(train_set) < recipe.trainer.batch_size:
         raise UserError(
             f"trainer.batch_size is {recipe.trainer.batch_size}, but the split {recipe.data.train} has only"
             f" {len(train_set)} images; it should be that or less."
         )
-    classes = train_set.classes
-    options = recipe.model.model_dump(exclude={"arch", "encoder_options"})
     try:
-        model = ARCHITECTURES[recipe.model.arch](**options, classes=len(classes), **recipe.model.encoder_options)
-        usual = encoder_preprocessing(recipe.model.encoder_name, recipe.model.encoder_weights)
+        model, usual = _model(recipe, len(train_set.classes))
+        freeze(model, recipe.model.frozen)
     except (ValueError, TypeError, OSError) as error:
         raise UserError(f"model: {str(error).splitlines()[0]}") from error
-    preprocessing = Preprocessing(recipe.preprocessing.mean or usual.mean, recipe.preprocessing.std or usual.std)
-    loss = SegmentationLoss(_class_weights(recipe, train_set), IGNORE_INDEX, recipe.loss.label_smoothing)
-    task = SegmentationTask(model, loss, recipe, len(classes))
+    asked = {key: value for key, value in recipe.preprocessing if value is not None}
+    preprocessing = usual._replace(**asked)
+    options = recipe.loss
+    loss = SegmentationLoss(_class_weights(recipe, train_set), IGNORE_INDEX, options.label_smoothing, options.reduction)
+    task = SegmentationTask(model, loss, recipe, len(train_set.classes))
     return Parts(task, SegmentationDataModule(recipe, train_set, val_set, preprocessing), preprocessing)
+
+
+def _model(recipe: Recipe, classes: int) -> tuple[FCN, Preprocessing]:
+    """Build the network with the weights that it starts from, and tell what they expect of the input."""
+    options = recipe.model.model_dump(exclude={"arch", "encoder_options", "init_from", "frozen"})
+    source = recipe.model.init_from and Segmenter.load(recipe.model.init_from)
+    if source:
+        options |= {"encoder_weights": None, "decoder_hidden_weights": None}
+    model = ARCHITECTURES[recipe.model.arch](**options, classes=classes, **recipe.model.encoder_options)
+    if not source:
+        return model, encoder_preprocessing(recipe.model.encoder_name, recipe.model.encoder_weights)
+    transfer(source.model, model)
+    return model, source.preprocessing
 
 
 def environment() -> dict[str, Any]:

@@ -6,13 +6,13 @@ import lightning.pytorch as lightning
 import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from segmentation_models_pytorch.base import SegmentationModel
 from torch import Tensor
 
 from fcn_smp.losses import SegmentationLoss
 from fcn_smp.metrics import ConfusionMatrix, Scores
-from fcn_smp.models.fcn import FCN
 from fcn_smp.optim import constant, cosine, parameter_groups, poly, warm_up_then
-from fcn_smp.recipe import AdamW, Recipe
+from fcn_smp.recipe import SGD, Recipe
 from fcn_smp.training.data_module import Batch
 
 
@@ -29,7 +29,7 @@ class SegmentationTask(lightning.LightningModule):
         scores: Metrics of the last validation, None before the first.
     """
 
-    def __init__(self, model: FCN, loss: SegmentationLoss, recipe: Recipe, classes: int) -> None:
+    def __init__(self, model: SegmentationModel, loss: SegmentationLoss, recipe: Recipe, classes: int) -> None:
         super().__init__()
         # Channels last is what convolutions on CPUs with bfloat16 and on GPUs with tensor cores want.
         self.model = model.to(memory_format=torch.channels_last)
@@ -39,7 +39,11 @@ class SegmentationTask(lightning.LightningModule):
         self.scores: Scores | None = None
 
     def on_train_epoch_start(self) -> None:
-        """Seed dropout anew, so that a resumed run draws what it would have drawn."""
+        """Seed dropout anew, so that a resumed run draws what it would have drawn, and hold what is frozen still."""
+        for module in self.model.modules():
+            parameters = list(module.parameters(recurse=False))
+            if hasattr(module, "running_mean") and parameters and not any(p.requires_grad for p in parameters):
+                module.eval()
         state = np.random.SeedSequence((self.recipe.seed, self.current_epoch, self.global_rank)).generate_state(1)
         torch.manual_seed(int(state[0]))
 
@@ -73,12 +77,14 @@ class SegmentationTask(lightning.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build the optimiser and its schedule, stepped with every batch."""
         options = self.recipe.optimizer
-        groups = parameter_groups(self.model, options.lr, options.encoder_lr, options.weight_decay)
+        groups = parameter_groups(
+            self.model, options.lr, options.encoder_lr, options.weight_decay, options.bias_lr_factor
+        )
         optimizer: torch.optim.Optimizer
-        if isinstance(options, AdamW):
-            optimizer = torch.optim.AdamW(groups)
-        else:
+        if isinstance(options, SGD):
             optimizer = torch.optim.SGD(groups, momentum=options.momentum, nesterov=options.nesterov)
+        else:
+            optimizer = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[options.kind](groups)
         schedule = self.recipe.schedule
         decay = {"cosine": cosine, "poly": poly(schedule.power), "constant": constant}[schedule.kind]
         factor = warm_up_then(decay, schedule.warmup_steps, int(self.trainer.estimated_stepping_batches))
