@@ -17,10 +17,11 @@ from wrapt import register_post_import_hook
 if TYPE_CHECKING:
     from segmentation_models_pytorch import from_pretrained
 
+    from fcn_smp.models.dilated import DilatedFCN
     from fcn_smp.models.fcn import FCN2s, FCN4s, FCN8s, FCN16s, FCN32s
 
 __version__ = version("fcn_smp")
-__all__ = ["FCN2s", "FCN4s", "FCN8s", "FCN16s", "FCN32s", "__version__", "from_pretrained"]
+__all__ = ["DilatedFCN", "FCN2s", "FCN4s", "FCN8s", "FCN16s", "FCN32s", "__version__", "from_pretrained"]
 
 # SMP takes seconds to import, so it is not imported here: the command line answers at once, and in user code the
 # hook runs right after SMP's import, or now if SMP is there already.
@@ -31,5 +32,5 @@ def __getattr__(name: str) -> Any:
     if name == "from_pretrained":
         return import_module("segmentation_models_pytorch").from_pretrained
     if name in __all__:
-        return getattr(import_module("fcn_smp.models.fcn"), name)
+        return getattr(import_module("fcn_smp.registry"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that help and mistakes are 
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...", metavar
 
 def main() -> None:
     """Run the command line; a user's mistake ends in one sentence and exit code 2."""
+    warnings.formatwarning = lambda message, *_, **__: f"fcn-smp: {message}\n"
     try:
         app()
     except UserError as error:
@@ -164,10 +166,12 @@ def import_(
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
-    say(f"{file} is {imported.source}, of {len(imported.segmenter.classes)} classes.")
+    classes = len(imported.segmenter.classes)
+    say(f"{file} is {imported.source}, of {classes} classes.")
     if imported.unused:
         say(f"Not used: {', '.join(imported.unused)}.")
-    say(f"The model is in {output}: fcn-smp predict {output} IMAGES, or smp.from_pretrained({str(output)!r}).")
+    use = f"fcn-smp predict {output} IMAGES" if classes < 256 else f"fcn-smp train RECIPE model.init_from={output}"
+    say(f"The model is in {output}: {use}, or smp.from_pretrained({str(output)!r}).")
 
 
 @recipes_app.command(name="list")

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import fcn_smp
 from fcn_smp.registry import register
 
-NAMES = ["FCN32s", "FCN16s", "FCN8s", "FCN4s", "FCN2s"]
+NAMES = ["FCN32s", "FCN16s", "FCN8s", "FCN4s", "FCN2s", "DilatedFCN"]
 
 # The libraries below SMP take seconds to import: once, then each order runs in a fork in which SMP is still unknown.
 FORKS = """

@@ -19,11 +19,12 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch.nn.functional as F
-from segmentation_models_pytorch.base import ClassificationHead, SegmentationModel
+from segmentation_models_pytorch.base import ClassificationHead
 from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from segmentation_models_pytorch.base.modules import Activation
 from torch import Tensor, nn
 
+from fcn_smp.models.base import Network
 from fcn_smp.models.encoder import build_encoder
 
 
@@ -57,7 +58,7 @@ class DilatedFCNDecoder(nn.Module):
         return F.interpolate(scores, size=features[0].shape[2:], mode="bilinear", align_corners=False)
 
 
-class DilatedFCN(SegmentationModel):
+class DilatedFCN(Network):
     """The dilated network that torchvision calls FCN: a dilated encoder and one small head on its last map.
 
     Input: float tensor (N, in_channels, H, W), normalised as the encoder's weights expect, of any height and width
@@ -92,9 +93,6 @@ class DilatedFCN(SegmentationModel):
 
     Source: https://github.com/pytorch/vision/blob/main/torchvision/models/segmentation/fcn.py
     """
-
-    requires_divisible_input_shape = False
-    config: dict[str, Any]
 
     @supports_config_loading
     def __init__(
@@ -165,12 +163,3 @@ class DilatedFCN(SegmentationModel):
         features = self.encoder(x)
         logits, auxiliary = self.decoder(features), self.auxiliary_decoder(features)
         return self.segmentation_head(logits), self.segmentation_head(auxiliary)
-
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
-        """Return SMP's model card, with the import that loading needs and no word on the licence of the weights."""
-        card = super().generate_model_card(*args, **kwargs)
-        card.content = card.content.replace("license: mit\n", "", 1).replace(
-            "import segmentation_models_pytorch as smp\n",
-            "import fcn_smp  # registers the architecture\nimport segmentation_models_pytorch as smp\n",
-        )
-        return card

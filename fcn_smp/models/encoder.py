@@ -89,8 +89,9 @@ def build_encoder(name: str, *, in_channels: int, depth: int, weights: str | Non
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="For 'tu-'", category=UserWarning)
             encoder = smp.encoders.get_encoder(smp_name, in_channels=in_channels, depth=depth, weights=named, **kwargs)
-    except (KeyError, ValueError, AssertionError) as error:
-        # str() of a KeyError quotes its message; an assertion of timm has none.
+    except (KeyError, ValueError, AssertionError, TypeError, IndexError) as error:
+        # Whatever SMP and timm raise where options do not suit a network. str() of a KeyError quotes its message; an
+        # assertion of timm has none.
         reason = error.args[0] if error.args else type(error).__name__
         options = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
         raise ValueError(f"Encoder {name!r} cannot be built{options and f' with {options}'}: {reason}") from error

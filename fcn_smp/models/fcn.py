@@ -10,12 +10,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
-from segmentation_models_pytorch.base import ClassificationHead, SegmentationModel
+from segmentation_models_pytorch.base import ClassificationHead
 from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
 from segmentation_models_pytorch.base.modules import Activation
 from torch import Tensor, nn
 
+from fcn_smp.models.base import Network
 from fcn_smp.models.caffe import MaxPoolRoundingUp, caffe_alignment, check_caffe, pad_and_round_up
 from fcn_smp.models.encoder import build_encoder, resolve_encoder_name
 from fcn_smp.models.hidden import build_hidden, transplant
@@ -72,7 +73,7 @@ def _score(channels: int, classes: int) -> nn.Conv2d:
     return conv
 
 
-class FCN(SegmentationModel):
+class FCN(Network):
     """Fully convolutional network: an encoder, and a decoder that scores its maps and sums the scores.
 
     Input: float tensor (N, in_channels, H, W), normalised as the encoder's weights expect, of any height and width
@@ -119,8 +120,6 @@ class FCN(SegmentationModel):
     """
 
     finest_stride: ClassVar[int]
-    requires_divisible_input_shape = False
-    config: dict[str, Any]
 
     @supports_config_loading
     def __init__(
@@ -199,15 +198,6 @@ class FCN(SegmentationModel):
             )
         else:
             raise ValueError(f"decoder_hidden_weights: {source} holds no fc6 and fc7 of a VGG.")
-
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
-        """Return SMP's model card, with the import that loading needs and no word on the licence of the weights."""
-        card = super().generate_model_card(*args, **kwargs)
-        card.content = card.content.replace("license: mit\n", "", 1).replace(
-            "import segmentation_models_pytorch as smp\n",
-            "import fcn_smp  # registers the architecture\nimport segmentation_models_pytorch as smp\n",
-        )
-        return card
 
     def initialize(self) -> None:
         """Initialise what SMP initialises, but for the scores (zero) and the upsampling (bilinear)."""

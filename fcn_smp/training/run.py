@@ -51,6 +51,8 @@ class Parts(NamedTuple):
     task: SegmentationTask
     data: SegmentationDataModule
     preprocessing: Preprocessing
+    fresh: list[str]
+    """Weights that ``model.init_from`` does not have."""
 
 
 def train(recipe: Recipe, run: Path, *, resume: bool, console: Console) -> None:
@@ -77,6 +79,8 @@ def train(recipe: Recipe, run: Path, *, resume: bool, console: Console) -> None:
         return
     parts = build(recipe)
     trainer = _trainer(recipe, run, parts, console)
+    if parts.fresh:
+        console.print(f"New to {recipe.model.init_from}: {', '.join(parts.fresh)}.", highlight=False, soft_wrap=True)
     if first:
         write_text(run / "recipe.yaml", recipe.dump())
         write_text(run / "environment.json", json.dumps(environment(), indent=2) + "\n")
@@ -159,7 +163,7 @@ def build(recipe: Recipe) -> Parts:
             f" {len(train_set)} images; it should be that or less."
         )
     try:
-        model, usual = _model(recipe, len(train_set.classes))
+        model, usual, fresh = _model(recipe, len(train_set.classes))
         freeze(model, recipe.model.frozen)
     except (ValueError, TypeError, OSError) as error:
         raise UserError(f"model: {str(error).splitlines()[0]}") from error
@@ -168,20 +172,19 @@ def build(recipe: Recipe) -> Parts:
     options = recipe.loss
     loss = SegmentationLoss(_class_weights(recipe, train_set), IGNORE_INDEX, options.label_smoothing, options.reduction)
     task = SegmentationTask(model, loss, recipe, len(train_set.classes))
-    return Parts(task, SegmentationDataModule(recipe, train_set, val_set, preprocessing), preprocessing)
+    return Parts(task, SegmentationDataModule(recipe, train_set, val_set, preprocessing), preprocessing, fresh)
 
 
-def _model(recipe: Recipe, classes: int) -> tuple[FCN, Preprocessing]:
-    """Build the network with the weights that it starts from, and tell what they expect of the input."""
+def _model(recipe: Recipe, classes: int) -> tuple[FCN, Preprocessing, list[str]]:
+    """Build the network with the weights that it starts from; tell what they expect of the input and what is new."""
     options = recipe.model.model_dump(exclude={"arch", "encoder_options", "init_from", "frozen"})
     source = recipe.model.init_from and Segmenter.load(recipe.model.init_from)
     if source:
         options |= {"encoder_weights": None, "decoder_hidden_weights": None}
     model = ARCHITECTURES[recipe.model.arch](**options, classes=classes, **recipe.model.encoder_options)
     if not source:
-        return model, encoder_preprocessing(recipe.model.encoder_name, recipe.model.encoder_weights)
-    transfer(source.model, model)
-    return model, source.preprocessing
+        return model, encoder_preprocessing(recipe.model.encoder_name, recipe.model.encoder_weights), []
+    return model, source.preprocessing, transfer(source.model, model)
 
 
 def environment() -> dict[str, Any]:
