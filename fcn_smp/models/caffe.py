@@ -20,10 +20,8 @@ BORDER = PADDING - 1
 """Pixels that the feature maps have on each side beyond the image: a 3x3 convolution takes one of the padding."""
 
 
-def check_caffe(depth: int, hidden_channels: int | None, hidden_kernel: int | None, *, vgg: bool) -> None:
+def check_caffe(depth: int, hidden_channels: int | None, hidden_kernel: int | None) -> None:
     """Raise a ValueError where there is no such network."""
-    if not vgg:
-        raise ValueError("decoder_alignment='caffe' needs a VGG encoder, such as vgg16.")
     if depth != 5:
         raise ValueError(f"decoder_alignment='caffe' needs encoder_depth 5, got {depth}.")
     if hidden_channels == 0 or hidden_kernel not in (None, 7):
@@ -46,6 +44,8 @@ def pad_and_round_up(encoder: nn.Module) -> None:
 
 class MaxPoolRoundingUp(nn.Module):
     """2x2 max pooling whose last row and column may be half outside the map.
+
+    (The poolings of the taps need not: no crop reaches the last row and column of theirs.)
 
     A row and a column of padding, not ``ceil_mode``, with which ``torch.export`` cannot prove sizes when they are
     dynamic.
@@ -112,11 +112,12 @@ class UpsampleCropped(nn.Module):
         super().__init__()
         self.upsample = TransposedConv(channels, stride)
         self.offset = offset
+        self.borders = 2 * BORDER
 
     def forward(self, scores: Tensor, feature: Tensor) -> Tensor:
         """Map scores (N, C, h, w), with the encoder's first feature for its size, to (N, C, H, W) of the image."""
         scores = self.upsample(scores)
-        return crop(scores, self.offset, feature.shape[2] - 2 * BORDER, feature.shape[3] - 2 * BORDER)
+        return crop(scores, self.offset, feature.shape[2] - self.borders, feature.shape[3] - self.borders)
 
 
 def caffe_alignment(classes: int, strides: Sequence[int], *, learned: bool) -> tuple[list[nn.Module], nn.Module]:

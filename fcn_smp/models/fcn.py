@@ -17,7 +17,7 @@ from segmentation_models_pytorch.base.modules import Activation
 from torch import Tensor, nn
 
 from fcn_smp.models.base import Network
-from fcn_smp.models.caffe import MaxPoolRoundingUp, caffe_alignment, check_caffe, pad_and_round_up
+from fcn_smp.models.caffe import caffe_alignment, check_caffe, pad_and_round_up
 from fcn_smp.models.encoder import build_encoder, resolve_encoder_name
 from fcn_smp.models.hidden import build_hidden, transplant
 from fcn_smp.models.pretrained import vgg_classifier
@@ -143,17 +143,20 @@ class FCN(Network):
         super().__init__()
         if classes < 1:
             raise ValueError(f"classes must be 1 or more, got {classes}.")
+        if decoder_alignment not in ("same", "caffe"):
+            raise ValueError(f"decoder_alignment must be 'same' or 'caffe', got {decoder_alignment!r}.")
+        caffe = decoder_alignment == "caffe"
+        if caffe:
+            check_caffe(encoder_depth, decoder_hidden_channels, decoder_hidden_kernel)
         encoder = self.encoder = build_encoder(
             encoder_name, in_channels=in_channels, depth=encoder_depth, weights=encoder_weights, **kwargs
         )
         vgg = is_vgg(encoder)
-        caffe = decoder_alignment == "caffe"
+        if caffe and not vgg:
+            raise ValueError(f"decoder_alignment='caffe' needs a VGG encoder, such as vgg16; got {encoder_name!r}.")
         if caffe:
-            check_caffe(encoder_depth, decoder_hidden_channels, decoder_hidden_kernel, vgg=vgg)
             pad_and_round_up(encoder)
-        elif decoder_alignment != "same":
-            raise ValueError(f"decoder_alignment must be 'same' or 'caffe', got {decoder_alignment!r}.")
-        taps = Taps(encoder, encoder_depth, self.finest_stride, MaxPoolRoundingUp() if caffe else None)
+        taps = Taps(encoder, encoder_depth, self.finest_stride)
         align = caffe_alignment if caffe else same_alignment
         self.decoder = FCNDecoder(
             taps,

@@ -24,16 +24,14 @@ class Taps(nn.Module):
         encoder: An encoder as SMP builds it.
         depth: The ``encoder_depth`` that it was built with.
         finest_stride: The smallest stride asked for: 32, 16, 8, 4 or 2.
-        pool: The 2x2 pooling that recovers a VGG's taps; None: one that rounds odd sizes down.
 
     Attributes:
         channels: Channels of each tap, coarse to fine.
         strides: Stride of each tap, coarse to fine.
     """
 
-    def __init__(self, encoder: Any, depth: int, finest_stride: int, pool: nn.Module | None = None) -> None:
+    def __init__(self, encoder: Any, depth: int, finest_stride: int) -> None:
         super().__init__()
-        self.pool = pool or nn.MaxPool2d(2)
         widths: list[int] = list(encoder.out_channels)
         finest_level = min(finest_stride.bit_length() - 1, depth)
         levels = list(range(depth, finest_level - 1, -1))
@@ -53,7 +51,7 @@ class Taps(nn.Module):
         for source, pooled, factor in zip(self.sources, self.pooled, self.upsampled):  # noqa: B905  (TorchScript)
             tap = features[source]
             if pooled:
-                tap = self.pool(tap)
+                tap = F.max_pool2d(tap, kernel_size=2)
             elif factor > 1:
                 # One pixel more than the source has, which an encoder that rounds down may have cut off.
                 tap = F.pad(tap, (0, 1, 0, 1), mode="replicate")
