@@ -164,7 +164,7 @@ def import_(
     console = _console()
 
     def say(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     classes = len(imported.segmenter.classes)
     say(f"{file} is {imported.source}, of {classes} classes.")

@@ -25,6 +25,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # A run directory must find its data from wherever it is used.
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
+STAGE_NAME = r"^[\w-]+$"
 RESERVED = ("model", "checkpoints", "samples", "eval")
 """Folders of a run directory, which stages cannot be called."""
 
@@ -221,7 +222,7 @@ class Recipe(Section):
     @classmethod
     def _are_folder_names(cls, stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for name, stage in stages.items():
-            if not re.fullmatch(r"[\w-]+", name) or name in RESERVED or "stages" in stage:
+            if not re.fullmatch(STAGE_NAME, name) or name in RESERVED or "stages" in stage:
                 raise ValueError(
                     f"named by letters and digits, not {', '.join(RESERVED)}, and without stages of its own"
                 )
@@ -321,9 +322,22 @@ def json_schema() -> dict[str, Any]:
         "type": "string",
         "description": "A recipe that this one changes: a path from this file on, or the name of a shipped one.",
     }
-    # A recipe that extends another need not repeat its data section.
-    schema.pop("required", None)
-    schema["properties"]["stages"]["additionalProperties"] = {"$ref": "#"}
+    # A recipe that extends another need not repeat what that says, such as the kind of its optimiser.
+    for part in (schema, *schema["$defs"].values()):
+        part.pop("required", None)
+    for section in schema["properties"].values():
+        if "oneOf" in section:
+            section["anyOf"] = section.pop("oneOf")
+    stage = {
+        "type": ["object", "null"],
+        "properties": {key: value for key, value in schema["properties"].items() if key not in ("extends", "stages")},
+        "additionalProperties": False,
+    }
+    schema["properties"]["stages"] |= {
+        "type": ["object", "null"],
+        "propertyNames": {"pattern": STAGE_NAME, "not": {"enum": list(RESERVED)}},
+        "additionalProperties": stage,
+    }
     return schema
 
 

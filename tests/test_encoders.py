@@ -310,6 +310,25 @@ def test_a_network_starts_from_real_weights(weights, name, file, options):
     assert_holds(model.encoder, load_file(weights / file))
 
 
+# timm's features of networks built from a sequence of layers have other names than the layers: features_0, stem_0.
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_resnet",
+        "resnet18",
+        *(name for name in ("tu-vgg11", "convnext_atto")),
+    ],
+)
+def test_what_timm_writes_for_a_network_is_read_back(tmp_path, name):
+    options = {"mlp_ratio": 0.001} if "vgg" in name else {}
+    whole = timm.create_model(name.removeprefix("tu-"), **options)
+    path = write(whole.state_dict(), tmp_path / "weights.safetensors")
+    encoder = build_encoder(name, in_channels=3, depth=5, weights=str(path), **options).eval()
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(x)[-1], whole.eval().forward_features(x))
+
+
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALVES = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
@@ -332,7 +351,15 @@ HALVES = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     ],
 )
 def test_preprocessing_is_known_without_a_network(name, weights, expected):
-    assert tuple(encoder_preprocessing(name, weights)) == expected
+    assert encoder_preprocessing(name, weights) == (*expected, "RGB", (0, 1))
+
+
+def test_preprocessing_of_smps_own_weights_is_what_smp_says(monkeypatch):
+    settings = {"mean": [1, 2, 3], "std": [4, 5, 6], "input_space": "BGR", "input_range": [0, 255]}
+    monkeypatch.setattr("segmentation_models_pytorch.encoders.get_preprocessing_params", lambda *_, **__: settings)
+    assert encoder_preprocessing("resnet18", "imagenet") == ((1, 2, 3), (4, 5, 6), "BGR", (0, 255))
+    for name, weights in [("resnet18", None), ("resnet18", "a/b.pth"), ("tu-resnet18", "imagenet")]:
+        assert encoder_preprocessing(name, weights) == (*IMAGENET, "RGB", (0, 1))
 
 
 def test_preprocessing_of_an_unknown_encoder_is_refused_by_its_name():

@@ -1,6 +1,7 @@
 """Which parameter learns at which rate, and how the rate changes."""
 
 import math
+import re
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -13,14 +14,15 @@ from segmentation_models_pytorch.base import SegmentationModel
 from torch import nn
 
 import fcn_smp  # noqa: F401
-from fcn_smp.optim import constant, cosine, parameter_groups, poly, warm_up_then
+from fcn_smp.optim import constant, cosine, freeze, parameter_groups, poly, warm_up_then
 
 LR, ENCODER_LR, DECAY = 0.1, 0.01, 0.5
+ENCODERS = ["resnet18", "vgg11_bn", "tu-convnext_atto"]
 
 DECAYS = {"cosine": cosine, "poly": poly(0.9), "poly 2": poly(2.0), "constant": constant}
 
 
-@pytest.fixture(params=["resnet18", "vgg11_bn", "tu-convnext_atto"])
+@pytest.fixture(params=ENCODERS)
 def model(request: pytest.FixtureRequest) -> SegmentationModel:
     with torch.device("meta"):  # values do not matter, and drawing them takes long
         return smp.create_model(
@@ -33,7 +35,7 @@ def model(request: pytest.FixtureRequest) -> SegmentationModel:
         )
 
 
-def expected_settings(model: nn.Module) -> dict[str, tuple[float, float]]:
+def expected_settings(model: nn.Module, bias_lr_factor: float = 1.0) -> dict[str, tuple[float, float]]:
     """Go through the modules: rate and decay of each parameter, by what it is and where it lies."""
     settings = {}
     for path, module in model.named_modules():
@@ -41,15 +43,15 @@ def expected_settings(model: nn.Module) -> dict[str, tuple[float, float]]:
             is_norm = "Norm" in type(module).__name__
             is_bias = name.endswith("bias")
             is_scale = name.endswith("gamma")  # of ConvNeXt's blocks: one factor a channel, as of a normalisation
-            rate = ENCODER_LR if path.startswith("encoder.") else LR
+            rate = (ENCODER_LR if path.startswith("encoder.") else LR) * (bias_lr_factor if is_bias else 1)
             if parameter.requires_grad:
                 settings[name] = (rate, 0.0 if is_norm or is_bias or is_scale else DECAY)
     return settings
 
 
-def actual_settings(model: SegmentationModel) -> dict[str, tuple[float, float]]:
+def actual_settings(model: SegmentationModel, *options: float) -> dict[str, tuple[float, float]]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = parameter_groups(model, LR, ENCODER_LR, DECAY)
+    groups = parameter_groups(model, LR, ENCODER_LR, DECAY, *options)
     assert all(group["params"] for group in groups)
     given_out = [(names[id(p)], (group["lr"], group["weight_decay"])) for group in groups for p in group["params"]]
     settings = dict(given_out)
@@ -61,6 +63,84 @@ def test_each_parameter_has_its_rate_and_decay_once(model: SegmentationModel) ->
     settings = actual_settings(model)
     assert settings == expected_settings(model)
     assert set(settings.values()) == {(LR, DECAY), (LR, 0.0), (ENCODER_LR, DECAY), (ENCODER_LR, 0.0)}
+
+
+@pytest.mark.parametrize("factor", [2.0, 0.5])
+def test_biases_learn_at_a_rate_of_their_own(model: SegmentationModel, factor: float) -> None:
+    settings = actual_settings(model, factor)
+    assert settings == expected_settings(model, factor)
+    biases = {name for name, (rate, _) in settings.items() if rate in (factor * LR, factor * ENCODER_LR)}
+    assert biases == {name for name in settings if name.rpartition(".")[2] == "bias"}
+    assert {"decoder.score.bias", "classification_head.3.bias"} <= biases
+
+
+def test_equal_rates_keep_encoder_and_decoder_apart() -> None:
+    with torch.device("meta"):
+        model = smp.create_model("fcn32s", encoder_name="resnet18", encoder_weights=None, classes=3)
+    groups = parameter_groups(model, LR, LR, 0.0, 1.0)
+    assert [(group["name"], group["lr"], group["weight_decay"]) for group in groups] == [
+        ("encoder", LR, 0.0),
+        ("decoder", LR, 0.0),
+    ]
+    assert [len(group["params"]) for group in groups] == [
+        len(list(model.encoder.parameters())),
+        len(list(model.decoder.parameters())),
+    ]
+
+
+PARTS = [
+    ["encoder"],
+    ["decoder"],
+    ["encoder", "decoder.hidden"],
+    ["decoder.score.weight"],
+    ["decoder.skip_scores.1", "decoder.score.bias", "classification_head"],
+    ["decoder.hidden.0", "decoder.hidden.0"],
+    [],
+]
+
+
+@pytest.mark.parametrize("parts", PARTS, ids=str)
+def test_what_is_named_and_nothing_else_is_frozen(model: SegmentationModel, parts: list[str]) -> None:
+    everything = dict(model.named_parameters())
+    inside = {name for name in everything if any(f"{name}.".startswith(f"{part}.") for part in parts)}
+    freeze(model, parts)
+    assert {name for name, parameter in everything.items() if not parameter.requires_grad} == inside
+    assert bool(inside) == bool(parts)
+    settings = actual_settings(model, 2.0)
+    assert settings == expected_settings(model, 2.0)
+    assert set(settings) == set(everything) - inside
+
+
+@pytest.mark.parametrize(
+    ("part", "near"),
+    [
+        ("encodr", "encoder"),
+        ("decoder.hiden", "decoder.hidden"),
+        ("decoder.score.weights", "decoder.score"),
+        ("decoder.scor", "decoder.score"),  # how names begin is not enough
+        ("decoder.hidden.99", "decoder.hidden"),
+        ("model.encoder", "encoder"),
+        ("xyz", "such as encoder or decoder.hidden"),
+        ("segmentation_head", ""),  # there, but without weights
+        ("encoder.bn1.running_mean", ""),
+    ],
+)
+def test_an_unknown_part_is_answered_with_near_ones(part: str, near: str) -> None:
+    with torch.device("meta"):
+        model = smp.create_model("fcn8s", encoder_name="resnet18", encoder_weights=None, classes=3)
+    with pytest.raises(ValueError, match=re.escape(repr(part))) as caught:
+        freeze(model, [part])
+    assert near in str(caught.value)
+    assert str(caught.value).endswith(".")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("parts", [["encoder", "decoder"], [""], ["decoder", "encoder.conv1", "encoder"]], ids=str)
+def test_something_must_be_left_to_train(parts: list[str]) -> None:
+    with torch.device("meta"):
+        model = smp.create_model("fcn8s", encoder_name="resnet18", encoder_weights=None, classes=3)
+    with pytest.raises(ValueError, match="at least one"):
+        freeze(model, parts)
 
 
 def test_frozen_parameters_are_left_out(model: SegmentationModel) -> None:

@@ -2,14 +2,19 @@
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+import torch
 import yaml
 from helpers import one_sentence
+from torch import nn
 
 from fcn_smp.errors import UserError
+from fcn_smp.optim import freeze
 from fcn_smp.recipe import Recipe, json_schema, load_recipe, shipped_recipes
 from fcn_smp.registry import ARCHITECTURES
 
@@ -57,14 +62,19 @@ def test_whole_recipe_survives_being_written_out(tmp_path: Path) -> None:
             "arch": "fcn4s",
             "decoder_skip_scales": [0.5, 1e-4],
             "encoder_options": {"output_stride": 16, "a": None},
+            "decoder_alignment": "caffe",
+            "decoder_hidden_weights": None,
+            "init_from": "hub/model",
+            "frozen": ["encoder", "decoder.hidden.0"],
         },
         data={"kind": "voc", "year": 2012, "root": "~/é", "train": "a: b", "val": "null"},
         augmentation={"crop": [320, 480], "scale": [0.25, 3]},
-        preprocessing={"mean": [0, 0.5, 1], "std": [1, 1e-7, 2]},
-        loss={"class_weights": {"person": 2.5, "no": 1}, "label_smoothing": 0.1},
-        optimizer={"kind": "sgd", "nesterov": True},
+        preprocessing={"mean": [0, 0.5, 1], "std": [1, 1e-7, 2], "input_space": "BGR", "input_range": [0, 255]},
+        loss={"class_weights": {"person": 2.5, "no": 1}, "label_smoothing": 0.1, "reduction": "sum"},
+        optimizer={"kind": "sgd", "nesterov": True, "bias_lr_factor": 2},
         schedule={"kind": "poly", "power": 2},
         trainer={"gradient_clip": 0.1, "devices": "auto", "precision": "bf16"},
+        stages={"1e-3": {"augmentation": None}, "null": {"optimizer": {"kind": "adam", "lr": 1e-10}, "name": "no"}},
     )
     recipe = load_recipe(path)
     (tmp_path / "copy.yaml").write_text(recipe.dump())
@@ -72,6 +82,8 @@ def test_whole_recipe_survives_being_written_out(tmp_path: Path) -> None:
     assert recipe.data.root == Path.home() / "é"
     assert recipe.model.decoder_skip_scales == [0.5, 1e-4]
     assert (recipe.data.train, recipe.data.val, recipe.name) == ("a: b", "null", "1e-3")
+    assert load_recipe(tmp_path / "copy.yaml").staged() == recipe.staged()
+    assert list(recipe.staged()) == ["1e-3", "null"]
 
 
 def test_dump_holds_every_key_with_its_value() -> None:
@@ -111,6 +123,21 @@ def test_root_of_the_data_becomes_absolute(kind: str, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     assert load_recipe(path).data.root == tmp_path / "below/data"
     assert load_recipe(path, ["data.root='~/x'"]).data.root == Path.home() / "x"
+
+
+def test_what_to_start_from_becomes_absolute_where_it_is_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs/before").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given, expected in {
+        "runs/before": str(tmp_path / "runs/before"),
+        "~/runs/before": str(tmp_path / "runs/before"),
+        "runs/after": "runs/after",  # a model of the Hub, for all that is known
+        "null": None,
+    }.items():
+        assert load_recipe("demo", [f"model.init_from={given}"]).model.init_from == expected
 
 
 # --- Extending
@@ -206,6 +233,13 @@ def test_missing_extended_recipe_is_named(tmp_path: Path) -> None:
         ("loss.class_weights=median_frequency", "loss", "class_weights", "median_frequency"),
         ("loss.class_weights=[1, 2e0]", "loss", "class_weights", [1.0, 2.0]),
         ("model.encoder_name=a=b", "model", "encoder_name", "a=b"),
+        ("model.frozen=[encoder, decoder.hidden]", "model", "frozen", ["encoder", "decoder.hidden"]),
+        ("model.decoder_alignment=caffe", "model", "decoder_alignment", "caffe"),
+        ("model.decoder_hidden_weights=null", "model", "decoder_hidden_weights", None),
+        ("preprocessing.input_space=BGR", "preprocessing", "input_space", "BGR"),
+        ("preprocessing.input_range=[0, 255]", "preprocessing", "input_range", (0, 255)),
+        ("loss.reduction=sum", "loss", "reduction", "sum"),
+        ("optimizer.bias_lr_factor=2", "optimizer", "bias_lr_factor", 2.0),
         ("trainer.devices=auto", "trainer", "devices", "auto"),
         ("trainer.devices=2", "trainer", "devices", 2),
     ],
@@ -250,6 +284,15 @@ def test_an_optimizer_without_a_kind_is_adamw(tmp_path: Path) -> None:
     assert (optimizer.kind, optimizer.lr) == ("adamw", 0.5)
 
 
+def test_augmentation_is_turned_off_and_on_again(tmp_path: Path) -> None:
+    assert load_recipe("demo", ["augmentation=null"]).augmentation is None
+    whole = write(tmp_path / "whole.yaml", extends="demo", augmentation=None)
+    assert load_recipe(whole).augmentation is None
+    cropped = write(tmp_path / "cropped.yaml", extends="whole.yaml", augmentation={"crop": 64})
+    usual = type(load_recipe("demo").augmentation)()
+    assert load_recipe(cropped).augmentation == usual.model_copy(update={"crop": 64})
+
+
 @pytest.mark.parametrize("override", ["trainer.epochs", "=3", "trainer.=3", ".epochs=3", "trainer..epochs=3", ""])
 def test_override_without_key_or_value_is_named(override: str) -> None:
     with one_sentence(repr(override), "key=value"):
@@ -267,7 +310,7 @@ WRONG = {
     "unknown section": ("modell.arch=fcn8s", "unknown key modell; did you mean model?"),
     "unknown section, nothing near": ("xyz=1", "unknown key xyz; known: name, seed, model, data, "),
     "unknown key": ("trainer.epoch=3", "unknown key trainer.epoch; did you mean epochs?"),
-    "unknown key, nothing near": ("loss.xyz=3", "unknown key loss.xyz; known: class_weights, label_smoothing."),
+    "unknown key, nothing near": ("loss.xyz=3", "unknown key loss.xyz; known: class_weights, label_smoothing, red"),
     "unknown key of a kind": ("optimizer.encodr_lr=3", "unknown key optimizer.encodr_lr; did you mean encoder_lr?"),
     "key of another kind": ("optimizer.momentum=0.5", "unknown key optimizer.momentum; known: kind, lr, "),
     "unknown key of the data": ("data.yeer=2007", "unknown key data.yeer; did you mean year?"),
@@ -282,10 +325,25 @@ WRONG = {
     "wrong choice": ("model.arch=fcn9s", "model.arch is 'fcn9s'; it should be 'fcn32s', 'fcn16s', 'fcn8s', "),
     "wrong number": ("data.year=2008", "data.year is 2008; it should be 2007 or 2012."),
     "choice of methods": ("loss.class_weights=mean", "loss.class_weights is 'mean'; it should be 'inverse_frequency'"),
-    "wrong kind": ("optimizer.kind=adam", "optimizer.kind is 'adam'; it should be one of adamw, sgd."),
+    "wrong kind": ("optimizer.kind=lion", "optimizer.kind is 'lion'; it should be one of adamw, adam, sgd."),
     "wrong kind of data": ("data.kind=coco", "data.kind is 'coco'; it should be one of voc, demo."),
     "no section": ("trainer=3", "trainer is 3; it should be a valid dictionary"),
     "no section of a kind": ("optimizer=sgd", "optimizer is 'sgd'; it should be a valid dictionary"),
+    "wrong alignment": (
+        "model.decoder_alignment=left",
+        "model.decoder_alignment is 'left'; it should be 'same' or 'ca",
+    ),
+    "one part, no list": ("model.frozen=encoder", "model.frozen is 'encoder'; it should be a valid list."),
+    "wrong reduction": ("loss.reduction=none", "loss.reduction is 'none'; it should be 'mean' or 'sum'."),
+    "wrong order": (
+        "preprocessing.input_space=GBR",
+        "preprocessing.input_space is 'GBR'; it should be 'RGB' or 'BGR'.",
+    ),
+    "wrong range": ("preprocessing.input_range=[0, 2]", "preprocessing.input_range is 2; it should be 1 or 255."),
+    "range from one": ("preprocessing.input_range=[1, 255]", "preprocessing.input_range is 1; it should be 0."),
+    "factor of nothing": ("optimizer.bias_lr_factor=0", "optimizer.bias_lr_factor is 0; it should be greater than 0."),
+    "no section that may be null": ("augmentation=3", "augmentation is 3; it should be a valid dictionary"),
+    "inside what may be null": ("augmentation.crpo=3", "unknown key augmentation.crpo; did you mean crop?"),
     "name that is a path": ("name=a/b", "name is 'a/b'; it should be usable as the name of a folder."),
     "name that leads up": ("name=..", "name is '..'; it should be usable as the name of a folder."),
     "number as a name": ("name=7", "name is 7; it should be a valid string."),
@@ -357,11 +415,231 @@ def test_file_that_is_no_yaml_is_named(tmp_path: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("voc2070", "did you mean voc2007?"), ("Demo.yaml", "did you mean demo?"), ("xyz", ", ".join(SHIPPED))],
+    [("voc2070", "did you mean voc2007?"), ("Demo.yaml", "did you mean demo?"), ("xyz", ", ".join(shipped_recipes()))],
 )
 def test_unknown_recipe_is_answered_with_those_there_are(name: str, hint: str) -> None:
     with one_sentence(name, hint):
         load_recipe(name)
+
+
+# --- Stages
+
+# Nothing in it is a default.
+BASE = {
+    "seed": 4,
+    "model": {"encoder_name": "vgg11", "frozen": ["decoder"]},
+    "data": {"kind": "demo", "val": "test"},
+    "augmentation": {"crop": 64},
+    "preprocessing": {"input_space": "BGR"},
+    "loss": {"label_smoothing": 0.25, "class_weights": {"car": 3}},
+    "optimizer": {"kind": "adamw", "lr": 0.5},
+    "schedule": {"warmup_steps": 6},
+    "trainer": {"epochs": 3, "batch_size": 5},
+}
+
+
+def staged(tmp_path: Path, **content: Any) -> Path:
+    return write(tmp_path / "staged.yaml", **BASE, **content)
+
+
+def test_the_base_of_the_stages_here_differs_from_the_defaults_in_every_section(tmp_path: Path) -> None:
+    recipe, usual = load_recipe(staged(tmp_path)), load_recipe(write(tmp_path / "x.yaml", data={"kind": "demo"}))
+    assert [section for section in SECTIONS if getattr(recipe, section) == getattr(usual, section)] == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        None,
+        {"trainer": {"epochs": 7}},
+        {"model": {"arch": "fcn16s", "frozen": ["encoder"]}, "seed": 3},
+        {"optimizer": {"lr": 0.25}},
+        {"optimizer": {"kind": "sgd", "momentum": 0.5}},
+        {"data": {"kind": "voc", "year": 2007, "root": "/x"}},
+        {"data": {"train": "few"}},
+        {"augmentation": None, "loss": {"class_weights": {"car": 2}}},
+        {"name": "other", "schedule": {"kind": "poly"}, "preprocessing": {"input_space": "RGB"}},
+    ],
+    ids=str,
+)
+def test_a_stage_is_the_recipe_with_its_changes(tmp_path: Path, changes: dict[str, Any] | None) -> None:
+    recipe = load_recipe(staged(tmp_path, stages={"before": {"seed": 9, "augmentation": None}, "it": changes}))
+    write(tmp_path / "base.yaml", **BASE, name="staged")
+    written_out = load_recipe(write(tmp_path / "changed.yaml", extends="base.yaml", **changes or {}))
+    assert recipe.staged()["it"] == written_out
+    assert load_recipe(tmp_path / "base.yaml") == recipe.model_copy(update={"stages": {}})
+
+
+def test_stages_come_in_the_order_in_which_they_are_written(tmp_path: Path) -> None:
+    names = ["z", "a", "10", "2"]
+    path = tmp_path / "x.yaml"
+    path.write_text("data: {kind: demo}\nstages:\n" + "".join(f"  '{name}': {{}}\n" for name in names))
+    recipe = load_recipe(path, ["stages.2.seed=1"])
+    (tmp_path / "copy.yaml").write_text(recipe.dump())
+    assert list(recipe.staged()) == list(load_recipe(tmp_path / "copy.yaml").staged()) == names
+
+
+@pytest.mark.parametrize(
+    ("in_stage", "override", "of_stage"), list(product([None, 11], [None, 12], [None, 13])), ids=str
+)
+def test_an_override_wins_over_a_stage_and_that_of_the_stage_over_both(
+    tmp_path: Path, in_stage: int | None, override: int | None, of_stage: int | None
+) -> None:
+    changes = {"trainer": {"epochs": in_stage}} if in_stage else {"seed": 1}
+    path = staged(tmp_path, stages={"one": changes, "two": changes})
+    overrides = [f"stages.two.trainer.epochs={of_stage}"] * bool(of_stage) + [f"trainer.epochs={override}"] * bool(
+        override
+    )
+    for order in (overrides, overrides[::-1]):
+        recipe = load_recipe(path, order)
+        stages = recipe.staged()
+        assert recipe.trainer.epochs == (override or 3)
+        assert stages["one"].trainer.epochs == (override or in_stage or 3)
+        assert stages["two"].trainer.epochs == (of_stage or override or in_stage or 3)
+        assert {stage.trainer.batch_size for stage in stages.values()} == {5}
+
+
+def test_an_override_of_the_kind_takes_the_place_of_a_stages_own(tmp_path: Path) -> None:
+    stages = {"one": {"optimizer": {"kind": "adam", "lr": 0.1}}, "two": {}}
+    for overrides, kinds in [
+        ([], ["adam", "adamw"]),
+        (["optimizer.kind=sgd"], ["sgd", "sgd"]),
+        (["stages.one.optimizer={kind: sgd, momentum: 0.5}"], ["sgd", "adamw"]),
+        (["optimizer.kind=adam", "stages.two.optimizer.kind=sgd"], ["adam", "sgd"]),
+    ]:
+        recipe = load_recipe(staged(tmp_path, stages=stages), overrides)
+        assert [stage.optimizer.kind for stage in recipe.staged().values()] == kinds
+
+
+@pytest.mark.parametrize(
+    ("stages", "override", "sentence"),
+    [
+        ({"one": {}, "two": {}}, "stages.too.seed=1", "no stage too; its stages: one, two."),
+        ({"one": {}, "two": {}}, "stages.too=null", "no stage too; its stages: one, two."),
+        ({"one": {}}, "stages={two: {seed: 1}}", "no stage two; its stages: one."),
+        ({}, "stages.one.seed=1", "no stage one; its stages: none."),
+        (None, "stages.one.seed=1", "no stage one; its stages: none."),
+    ],
+)
+def test_an_override_of_an_unknown_stage_is_answered_with_those_there_are(
+    tmp_path: Path, stages: dict[str, Any] | None, override: str, sentence: str
+) -> None:
+    path = staged(tmp_path, stages=stages)
+    with one_sentence(path, sentence):
+        load_recipe(path, [override])
+
+
+def test_an_extending_recipe_changes_adds_and_drops_stages(tmp_path: Path) -> None:
+    staged(tmp_path, stages={"one": {"seed": 1, "trainer": {"epochs": 7}}, "two": {"seed": 2}})
+    more = write(tmp_path / "a.yaml", extends="staged.yaml", stages={"one": {"seed": 5}, "three": {"seed": 3}})
+    stages = load_recipe(more).staged()
+    assert {name: stage.seed for name, stage in stages.items()} == {"one": 5, "two": 2, "three": 3}
+    assert list(stages) == ["one", "two", "three"]
+    assert stages["one"].trainer.epochs == 7
+
+    none = write(tmp_path / "b.yaml", extends="staged.yaml", stages=None)
+    again = write(tmp_path / "c.yaml", extends="b.yaml", stages={"four": {}})
+    assert load_recipe(none).staged() == load_recipe(tmp_path / "staged.yaml", ["stages=null"]).staged() == {}
+    assert list(load_recipe(again).staged()) == ["four"]
+
+
+def test_a_recipe_without_stages_and_a_stage_have_none(tmp_path: Path) -> None:
+    assert load_recipe("demo").staged() == {}
+    [stage] = load_recipe(staged(tmp_path, stages={"one": {}})).staged().values()
+    assert (stage.stages, stage.staged()) == ({}, {})
+
+
+@pytest.mark.parametrize("name", ["fcn32s", "a_b-C", "7", "1e-3", "null", "models", "one-model"])
+def test_a_stage_is_named_by_letters_digits_underscores_and_hyphens(tmp_path: Path, name: str) -> None:
+    assert list(load_recipe(staged(tmp_path, stages={name: {}})).staged()) == [name]
+
+
+@pytest.mark.parametrize(
+    "name", ["model", "checkpoints", "samples", "eval", "", ".", "..", "a/b", "a\\b", "a b", "a.b", "/x", "~", "x\n"]
+)
+def test_a_stage_whose_folder_would_not_do_is_refused(tmp_path: Path, name: str) -> None:
+    path = staged(tmp_path, stages={"good": {}, name: {}})
+    with one_sentence(f"{path}: stages is", "named by letters and digits, not model, checkpoints, samples, eval"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("stages", "override", "sentence"),
+    [
+        ({"one": {"trainer": {"epoch": 3}}}, None, "stages.one: unknown key trainer.epoch; did you mean epochs?"),
+        ({"one": {"trainr": {}}}, None, "stages.one: unknown key trainr; did you mean trainer?"),
+        ({"one": {"trainer": {"epochs": 0}}}, None, "stages.one: trainer.epochs is 0; it should be greater than or"),
+        (
+            {"one": {"optimizer": {"kind": "lion"}}},
+            None,
+            "stages.one: optimizer.kind is 'lion'; it should be one of ad",
+        ),
+        (
+            {"one": {"optimizer": {"momentum": 0.5}}},
+            None,
+            "stages.one: unknown key optimizer.momentum; known: kind, lr",
+        ),
+        ({"one": {"extends": "demo"}}, None, "stages.one: unknown key extends; "),
+        ({"one": {"data": {"kind": "voc", "root": "x"}}}, None, "stages.one: the key data.year is missing."),
+        ({"one": {"name": ".."}}, None, "stages.one: name is '..'; it should be usable as the name of a folder."),
+        (
+            {"one": {}, "two": {}},
+            "stages.two.trainer.epochs=x",
+            "stages.two: trainer.epochs is 'x'; it should be a val",
+        ),
+        ({"one": {}, "two": {}}, "stages.two.modle=x", "stages.two: unknown key modle; did you mean model?"),
+        ({"one": {}}, "trainer.epochs=0", "staged.yaml: trainer.epochs is 0"),
+        ({"one": 3}, None, "staged.yaml: stages is 3; it should be keys and values."),
+        ({"one": {}}, "stages.one=3", "staged.yaml: stages is 3; it should be keys and values."),
+        ({"one": {}}, "stages=3", "staged.yaml: stages is 3; it should be keys and values."),
+        ({1: {}}, None, "staged.yaml: stages is 1; it should be a valid string."),
+        ({"one": {"stages": {"two": {}}}}, None, "without stages of its own."),
+        (["one"], None, "staged.yaml: stages is ['one']; it should be keys and values."),
+    ],
+)
+def test_what_is_wrong_in_a_stage_is_told_with_its_name(
+    tmp_path: Path, stages: Any, override: str | None, sentence: str
+) -> None:
+    path = staged(tmp_path, stages=stages)
+    with one_sentence(path, sentence):
+        load_recipe(path, [override] if override else [])
+
+
+def test_each_wrong_key_of_a_stage_has_a_line_of_its_own(tmp_path: Path) -> None:
+    path = staged(tmp_path, stages={"one": {}, "two": {"seed": "x", "trainer": {"epoch": 1}}})
+    with pytest.raises(UserError) as caught:
+        load_recipe(path)
+    lines = sorted(str(caught.value).splitlines())
+    assert [line.startswith(f"{path}: stages.two: ") for line in lines] == [True, True]
+    assert ["seed" in lines[0], "trainer.epoch" in lines[1]] == [True, True]
+
+
+def test_the_staged_recipes_go_from_coarse_to_fine() -> None:
+    for name in ("paper-staged", "voc2007-staged", "keras-fcn"):
+        stages = load_recipe(name).staged()
+        assert [stage.model.arch for stage in stages.values()] == list(stages) == ["fcn32s", "fcn16s", "fcn8s"]
+    rates = [stage.optimizer.lr for stage in load_recipe("paper-staged").staged().values()]
+    assert rates == [1e-10, 1e-12, 1e-14]
+    assert load_recipe("paper-at-once").staged() == {}
+    assert load_recipe("paper-at-once").model.decoder_skip_scales == [0.01, 0.0001]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_fits_the_network_that_it_names(name: str) -> None:
+    recipe = load_recipe(name)
+    for stage in recipe.staged().values() or [recipe]:
+        options = stage.model.model_dump(exclude={"arch", "encoder_options", "init_from", "frozen"})
+        options |= {"encoder_weights": None, "decoder_hidden_weights": None, "classes": 21}
+        with torch.device("meta"):  # values do not matter, and drawing them takes long
+            network = ARCHITECTURES[stage.model.arch](**options, **stage.model.encoder_options)
+        freeze(network, stage.model.frozen)
+        if stage.model.frozen:
+            # Whole blocks, from the first convolution on.
+            convs = [c for c in network.encoder.modules() if isinstance(c, nn.Conv2d)]
+            frozen = [not any(p.requires_grad for p in conv.parameters()) for conv in convs]
+            assert (frozen.index(False), sum(frozen)) in [(10, 10), (7, 7)]
+            assert all(p.requires_grad for p in network.decoder.hidden.parameters())
 
 
 # --- Schema
@@ -371,9 +649,10 @@ def resolve(schema: dict[str, Any], node: dict[str, Any]) -> list[dict[str, Any]
     """Return the objects that a property may be, with references followed."""
     if "$ref" in node:
         return resolve(schema, schema["$defs"][node["$ref"].removeprefix("#/$defs/")])
-    if "oneOf" in node:
-        return [found for choice in node["oneOf"] for found in resolve(schema, choice)]
-    return [node]
+    for several in ("oneOf", "anyOf"):
+        if several in node:
+            return [found for choice in node[several] for found in resolve(schema, choice)]
+    return [node] if node.get("type") != "null" else []
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -384,6 +663,9 @@ def test_schema_knows_every_key_of_a_recipe_and_no_other(name: str) -> None:
     assert schema["additionalProperties"] is False
     for section in SECTIONS:
         choices = resolve(schema, schema["properties"][section])
+        if content[section] is None:
+            assert {"type": "null"} in schema["properties"][section]["anyOf"]
+            continue
         kind = content[section].get("kind")
         [described] = [c for c in choices if len(choices) == 1 or c["properties"]["kind"]["const"] == kind]
         assert set(described["properties"]) == set(content[section])
@@ -395,4 +677,61 @@ def test_schema_asks_for_nothing_that_an_extended_recipe_may_give() -> None:
     assert "required" not in schema
     assert schema["properties"]["extends"]["type"] == "string"
     kinds = {c["properties"]["kind"]["const"] for c in resolve(schema, schema["properties"]["optimizer"])}
-    assert kinds == {"adamw", "sgd"}
+    assert kinds == {"adamw", "adam", "sgd"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"augmentation": None},
+        {"stages": {}},
+        {"stages": {"one": {}, "two": {"trainer": {"epochs": 2}, "augmentation": None, "seed": 3}}},
+        {"stages": {"one": {"optimizer": {"kind": "adam", "bias_lr_factor": 2}}}},
+        {"stages": {"one": {"data": {"kind": "demo", "val": "test"}, "loss": {"reduction": "sum"}}}},
+        {"model": {"frozen": ["encoder"], "init_from": None, "decoder_hidden_weights": None}},
+        {"preprocessing": {"input_space": "BGR", "input_range": [0, 255], "mean": None}},
+        {"stages": None},
+        {"stages": {"one": None}},
+        {"optimizer": {"lr": 0.5}},
+        {"stages": {"one": {"optimizer": {"lr": 0.5}}}},
+        {"stages": {"one": {"data": {"train": "few"}}}},
+    ],
+    ids=str,
+)
+def test_schema_accepts_what_is_right(tmp_path: Path, content: dict[str, Any]) -> None:
+    load_recipe(write(tmp_path / "x.yaml", extends="demo", **content))
+    jsonschema.validate({"extends": "demo", **content}, json_schema())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"augmentation": 3},
+        {"augmentation": {"crpo": 3}},
+        {"stages": 3},
+        {"stages": {"one": 3}},
+        {"stages": {"one": {"trainer": {"epoch": 3}}}},
+        {"stages": {"one": {"trainr": {}}}},
+        {"stages": {"one": {"optimizer": {"kind": "lion"}}}},
+        {"preprocessing": {"input_range": [0, 2]}},
+        {"preprocessing": {"input_space": "GBR"}},
+        {"loss": {"reduction": "none"}},
+        {"model": {"decoder_alignment": "left"}},
+        {"model": {"frozen": "encoder"}},
+        {"stages": {"model": {}}},
+        {"stages": {"a b": {}}},
+        {"stages": {"one": {"stages": {}}}},
+        {"stages": {"one": {"extends": "voc2007"}}},
+    ],
+    ids=str,
+)
+def test_schema_refuses_what_is_wrong(tmp_path: Path, content: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        load_recipe(write(tmp_path / "x.yaml", extends="demo", **content))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"extends": "demo", **content}, json_schema())
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_schema_accepts_a_shipped_recipe(name: str) -> None:
+    jsonschema.validate(yaml.safe_load(shipped_recipes()[name].read_text()), json_schema())

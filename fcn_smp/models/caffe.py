@@ -8,6 +8,7 @@ Source: https://github.com/shelhamer/fcn.berkeleyvision.org, voc-fcn{32s,16s,8s}
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -64,19 +65,14 @@ def crop_offsets(strides: Sequence[int]) -> tuple[list[int], int]:
     Args:
         strides: Stride of each tap from 32 on, coarse to fine.
     """
-
-    # Image pixel x lies at x / stride + position in a map.
-    def pool_position(stride: int) -> float:
-        return (BORDER - (stride - 1) / 2) / stride
-
-    position = pool_position(strides[0]) - 3  # what fc6 takes on each side
+    # Where a map's first pixel begins in the image: with the padding, but for fc6, which takes three pixels of pool5.
+    begin = 3 * strides[0] - BORDER
     offsets = []
-    for stride in strides[1:]:
-        # The kernel of 4 with stride 2 spreads pixel i around 2 * i + 1.5.
-        position = 2 * position + 1.5
-        offsets.append(round(pool_position(stride) - position))
-    stride = strides[-1]
-    return offsets, round(stride * position + stride - 0.5)
+    for coarse, fine in pairwise(strides):
+        # A kernel of twice the stride sticks out by half a coarse pixel.
+        begin -= coarse // 2
+        offsets.append((begin + BORDER) // fine)
+    return offsets, strides[-1] // 2 - begin
 
 
 class FuseCropped(nn.Module):

@@ -127,8 +127,9 @@ def _load_file(encoder: nn.Module, path: Path, in_channels: int) -> None:
     """Load every tensor of ``encoder`` from ``path``; tensors of the file that it does not have are skipped."""
     loaded = read_state_dict(path)
     own: dict[str, Tensor] = encoder.state_dict()
-    # SMP wraps timm's networks in an attribute `model`.
-    state = {key: loaded.get(key, loaded.get(key.removeprefix("model."))) for key in own}
+    # SMP wraps timm's networks in an attribute `model`, and timm calls some of their parts stem_0 instead of stem.0.
+    flat = {key.replace(".", "_"): value for key, value in loaded.items()}
+    state = {key: loaded.get(key, flat.get(key.removeprefix("model.").replace(".", "_"))) for key in own}
     missing = [key for key, value in state.items() if value is None and not key.endswith("num_batches_tracked")]
     if missing:
         raise ValueError(

@@ -181,10 +181,10 @@ class FCN(Network):
         # A saved model holds its weights: loading it must not fetch those that it started from.
         self.config.update(encoder_weights=None, decoder_hidden_weights=None)
         self.initialize()
-        if vgg and decoder_hidden_channels != 0:
+        if vgg and encoder_depth == 5 and decoder_hidden_channels != 0:
             self._start_from_classifier(decoder_hidden_weights, encoder_weights, encoder_name)
         elif decoder_hidden_weights not in ("classifier", None):
-            raise ValueError("decoder_hidden_weights is for VGG encoders with fc6 and fc7; leave it out.")
+            raise ValueError("decoder_hidden_weights is for VGG encoders of encoder_depth 5 with fc6 and fc7.")
 
     def _start_from_classifier(self, weights: str | None, encoder_weights: str | None, encoder_name: str) -> None:
         source = encoder_weights if weights == "classifier" else weights

@@ -16,7 +16,7 @@ WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
 _CLASSIFIERS = (("pre_logits.fc1", "pre_logits.fc2"), ("classifier.0", "classifier.3"), ("fc6", "fc7"))
 
 
-def weight_file(weights: str | None) -> Path | None:
+def weight_file(weights: str | bool | None) -> Path | None:
     """Return ``weights`` as a path where it names a file, not a set of pretrained weights."""
     if isinstance(weights, str) and (weights.endswith(WEIGHT_FILES) or re.search(r"[/\\]", weights)):
         return Path(weights).expanduser()
@@ -32,9 +32,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
     try:
-        if path.suffix == ".safetensors":
+        with path.open("rb") as file:
+            head = file.read(9)
+        if head[8:] == b"{":
             return safetensors.torch.load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # torch.load goes by a path's suffix
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
         raise ValueError(f"{path} cannot be read as weights ({reason}).") from error
@@ -42,12 +45,14 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is not a plain PyTorch state dict.") from error
     if isinstance(loaded, dict) and isinstance(loaded.get("model_state_dict"), dict):
         loaded = loaded["model_state_dict"]  # a checkpoint as torchfcn and many training scripts write it
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    if not isinstance(loaded, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in loaded.items()
+    ):
         raise ValueError(f"{path} is not a plain PyTorch state dict.")
     return loaded
 
 
-def vgg_classifier(encoder_name: str, weights: str) -> dict[str, Tensor] | None:
+def vgg_classifier(encoder_name: str, weights: str | bool) -> dict[str, Tensor] | None:
     """Return the first two fully connected layers that come with the weights of a VGG encoder.
 
     Args:
@@ -64,7 +69,7 @@ def vgg_classifier(encoder_name: str, weights: str) -> dict[str, Tensor] | None:
     path = weight_file(weights)
     if path:
         return _as_convolutions(read_state_dict(path))
-    if weights != "imagenet":
+    if weights not in ("imagenet", True):  # True is how SMP would have it for timm's encoders
         raise ValueError(f"decoder_hidden_weights must be 'imagenet', the path of a file or None, got {weights!r}.")
     # SMP's weights and timm's are torchvision's; SMP does not keep the classifier, timm does.
     config = timm.models.get_pretrained_cfg(encoder_name.removeprefix("tu-"))
@@ -82,6 +87,8 @@ def _as_convolutions(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         if all(f"{name}.{kind}" in state for name in names for kind in ("weight", "bias")):
             first, second = names
             fc6, fc7 = state[f"{first}.weight"], state[f"{second}.weight"]
+            if fc6.ndim == 2 and fc6.shape[1] != 512 * 7 * 7:
+                return None
             # A linear layer takes VGG's 512 maps of 7x7 pixels one after the other.
             return {
                 "fc6.weight": fc6 if fc6.ndim == 4 else fc6.view(len(fc6), 512, 7, 7),

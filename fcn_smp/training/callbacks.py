@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ class MetricsTable(Callback):
         row["epoch"] = trainer.current_epoch + 1
         row["step"] = trainer.global_step
         row["seconds"] = round(time.monotonic() - self.started, 2)
-        row["lr"] = f"{trainer.optimizers[0].param_groups[-1]['lr']:.3g}"
+        rates = [group["lr"] for group in trainer.optimizers[0].param_groups if group["name"] == "decoder"]
+        row["lr"] = f"{min(rates, default=math.nan):.3g}"  # that of the biases may be larger
         row["train_loss"] = f"{trainer.callback_metrics['train_loss'].item():.5f}"
         if task.scores is not None:
             row |= {name: f"{getattr(task.scores, name):.5f}" for name in COLUMNS[5:]}

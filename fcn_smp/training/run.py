@@ -73,17 +73,19 @@ def train(recipe: Recipe, run: Path, *, resume: bool, console: Console) -> None:
         _check_directory(recipe, run, resume=resume)
     if resume and (run / "model").is_dir():
         console.print(f"{run} is complete; there is nothing to resume.", highlight=False, soft_wrap=True)
-        return
-    if recipe.stages:
+    elif recipe.stages:
         _train_stages(recipe, run, resume=resume, console=console, first=first)
-        return
+    else:
+        _train_one(recipe, run, resume=resume, console=console, first=first)
+
+
+def _train_one(recipe: Recipe, run: Path, *, resume: bool, console: Console, first: bool) -> None:
     parts = build(recipe)
     trainer = _trainer(recipe, run, parts, console)
     if parts.fresh:
         console.print(f"New to {recipe.model.init_from}: {', '.join(parts.fresh)}.", highlight=False, soft_wrap=True)
     if first:
-        write_text(run / "recipe.yaml", recipe.dump())
-        write_text(run / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        _write_record(recipe, run)
     last = run / "checkpoints" / "last.ckpt"
     try:
         _fit(trainer, parts, last if resume and last.exists() else None)
@@ -102,25 +104,40 @@ def train(recipe: Recipe, run: Path, *, resume: bool, console: Console) -> None:
 
 def _train_stages(recipe: Recipe, run: Path, *, resume: bool, console: Console, first: bool) -> None:
     """Run the stages one after the other, each in a folder of its own; the model is that of the last."""
+    stages = recipe.staged()
+    for stage in list(stages.values())[1:]:
+        # A mistake in a later stage should not wait for the earlier ones.
+        _network(_starting_from(stage, None), len(stage.data.open(stage.data.train).classes))
     if first:
-        write_text(run / "recipe.yaml", recipe.dump())
-        write_text(run / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        _write_record(recipe, run)
     before: Path | None = None
-    for name, stage in recipe.staged().items():
+    for name, stage in stages.items():
         console.print(f"Stage {name}", highlight=False)
-        if before:
-            start = {"init_from": str((before / "model").absolute())}
-            stage = stage.model_copy(update={"model": stage.model.model_copy(update=start)})
-        try:
-            train(stage, run / name, resume=resume and (run / name).exists(), console=console)
-        except UserError:
-            if first and before is None and not (run / name).exists():
-                shutil.rmtree(run)
-            raise
-        before = run / name
+        directory = run / name
+        if before and "init_from" not in recipe.stages[name].get("model", {}):
+            stage = _starting_from(stage, before / "model")
+        if not (directory / "model").is_dir():
+            try:
+                _train_one(stage, directory, resume=resume, console=console, first=first)
+            except UserError:
+                if first and before is None and not directory.exists():
+                    shutil.rmtree(run)
+                raise
+        before = directory
     if first and before:
         with whole(run / "model") as temporary:
             shutil.copytree(before / "model", temporary)
+
+
+def _starting_from(recipe: Recipe, model: Path | None) -> Recipe:
+    """Return the recipe with another start than its own: a model, or random weights."""
+    start = {"init_from": str(model.absolute())} if model else {"init_from": None, "encoder_weights": None}
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=start)})
+
+
+def _write_record(recipe: Recipe, run: Path) -> None:
+    write_text(run / "recipe.yaml", recipe.dump())
+    write_text(run / "environment.json", json.dumps(environment(), indent=2) + "\n")
 
 
 def dry_run(recipe: Recipe, console: Console) -> None:
@@ -162,11 +179,7 @@ def build(recipe: Recipe) -> Parts:
             f"trainer.batch_size is {recipe.trainer.batch_size}, but the split {recipe.data.train} has only"
             f" {len(train_set)} images; it should be that or less."
         )
-    try:
-        model, usual, fresh = _model(recipe, len(train_set.classes))
-        freeze(model, recipe.model.frozen)
-    except (ValueError, TypeError, OSError) as error:
-        raise UserError(f"model: {str(error).splitlines()[0]}") from error
+    model, usual, fresh = _network(recipe, len(train_set.classes))
     asked = {key: value for key, value in recipe.preprocessing if value is not None}
     preprocessing = usual._replace(**asked)
     options = recipe.loss
@@ -175,8 +188,17 @@ def build(recipe: Recipe) -> Parts:
     return Parts(task, SegmentationDataModule(recipe, train_set, val_set, preprocessing), preprocessing, fresh)
 
 
-def _model(recipe: Recipe, classes: int) -> tuple[FCN, Preprocessing, list[str]]:
+def _network(recipe: Recipe, classes: int) -> tuple[FCN, Preprocessing, list[str]]:
     """Build the network with the weights that it starts from; tell what they expect of the input and what is new."""
+    try:
+        model, preprocessing, fresh = _model(recipe, classes)
+        freeze(model, recipe.model.frozen)
+    except (ValueError, TypeError, OSError) as error:
+        raise UserError(f"model: {str(error).splitlines()[0]}") from error
+    return model, preprocessing, fresh
+
+
+def _model(recipe: Recipe, classes: int) -> tuple[FCN, Preprocessing, list[str]]:
     options = recipe.model.model_dump(exclude={"arch", "encoder_options", "init_from", "frozen"})
     source = recipe.model.init_from and Segmenter.load(recipe.model.init_from)
     if source:
@@ -208,20 +230,27 @@ def _check_directory(recipe: Recipe, run: Path, *, resume: bool) -> None:
         return
     if not (run / "recipe.yaml").is_file():
         raise UserError(f"{run} cannot be resumed: it has no recipe.yaml; leave out --resume to start anew.")
-    before = _flat(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")))
-    for key, now in _flat(recipe.model_dump(mode="json")).items():
-        if now != before.get(key) and key not in _PLACE:
+    try:
+        before = _settings(Recipe.model_validate(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))))
+    except ValueError as error:
+        raise UserError(f"{run} cannot be resumed: its recipe.yaml is not one of this version.") from error
+    now = _settings(recipe)
+    for key in before | now:
+        if now.get(key) != before.get(key):
             raise UserError(
-                f"{run} was begun with {key}={before.get(key)}, now it is {now}; a run is resumed with the recipe"
-                " that it was begun with."
+                f"{run} was begun with {key}={before.get(key)}, now it is {now.get(key)}; a run is resumed with the"
+                " recipe that it was begun with."
             )
 
 
-def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return ``{"trainer.epochs": 60, ...}`` for ``{"trainer": {"epochs": 60}, ...}``."""
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """Return what must not differ when a run is resumed: ``{"trainer.epochs": 60, "stages.one.model.arch": ...}``."""
     flat: dict[str, Any] = {}
-    for key, value in recipe.items():
+    for key, value in recipe.model_dump(mode="json", exclude={"stages"}).items():
         flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
+    flat = {key: value for key, value in flat.items() if key not in _PLACE}
+    for name, stage in recipe.staged().items():
+        flat |= {f"stages.{name}.{key}": value for key, value in _settings(stage).items()}
     return flat
 
 

@@ -3,6 +3,7 @@
 Source: https://github.com/BVLC/caffe, src/caffe/proto/caffe.proto
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -55,21 +56,19 @@ def read_caffemodel(path: Path) -> dict[str, Tensor]:
     for layer in [*net.layers, *net.layer]:
         for kind, blob in zip(("weight", "bias"), layer.blobs, strict=False):
             tensor = _tensor(blob, f"{path}: the layer {layer.name!r}")
-            weights[f"{layer.name}.{kind}"] = tensor.flatten() if kind == "bias" else _without_units(tensor)
+            weights[f"{layer.name}.{kind}"] = tensor.flatten() if kind == "bias" else tensor
     return weights
 
 
 def _tensor(blob: Any, where: str) -> Tensor:
-    numbers = np.frombuffer(b"".join(blob.data), "<f4") if blob.data else np.frombuffer(b"".join(blob.double_data))
+    data, dtype = (b"".join(blob.data), "<f4") if blob.data else (b"".join(blob.double_data), "<f8")
+    if len(data) % np.dtype(dtype).itemsize:
+        raise UserError(f"{where} has {len(data)} bytes, which are no whole number of floats; the file is damaged.")
+    numbers = np.frombuffer(data, dtype)
     shape = list(blob.shape.dim) if blob.HasField("shape") else [blob.num, blob.channels, blob.height, blob.width]
-    if numbers.size != np.prod(shape):
+    if numbers.size != math.prod(shape) or min(shape, default=0) < 1:
         raise UserError(f"{where} has {numbers.size} numbers, its shape is {shape}; the file is damaged.")
     return torch.from_numpy(numbers.astype(np.float32)).reshape(shape)
-
-
-def _without_units(tensor: Tensor) -> Tensor:
-    """Drop the two dimensions of 1 that V1 puts before those of a fully connected layer."""
-    return tensor[0, 0] if tensor.ndim == 4 and tensor.shape[:2] == (1, 1) else tensor
 
 
 def _message_class(name: str) -> Any:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segmentation_models_pytorch.base import SegmentationModel
-from torch import Tensor
 
 from fcn_smp.data.voc import VOCSegmentation, voc_palette
 from fcn_smp.errors import UserError
@@ -67,14 +66,17 @@ def import_weights(path: str | Path, *, arch: str | None = None, at_once: bool =
     with path.open("rb") as file:
         head = file.read(9)
     if head.startswith(b"\x89HDF"):
-        return _import_layers(Layers(read_keras(path), path), "Keras", arch, at_once)
+        return _import_layers(Layers(read_keras(path), path), "Keras", KERAS, arch, at_once)
     # Torch files are zip archives or, of old, pickles; a safetensors file begins with the length of its JSON header.
     if head.startswith((b"PK", b"\x80")) or head[8:] == b"{":
         return _import_state_dict(path, arch, at_once)
     tensors = read_caffemodel(path)
     if not tensors:
         raise UserError(f"{path} is none of the known formats: caffemodel, torchfcn, torchvision, timm or Keras.")
-    return _import_layers(Layers(_semantic(tensors), path), "Caffe", arch, at_once)
+    if "score_fr_sem.weight" in tensors:  # SIFT Flow's networks have a second, geometric head
+        tensors = {name.replace("_sem.", "."): tensor for name, tensor in tensors.items()}
+        return _import_layers(Layers(tensors, path), "Caffe", CAFFE_SIFT_FLOW, arch, at_once)
+    return _import_layers(Layers(tensors, path), "Caffe", CAFFE, arch, at_once)
 
 
 def _import_state_dict(path: Path, arch: str | None, at_once: bool) -> Imported:
@@ -83,7 +85,7 @@ def _import_state_dict(path: Path, arch: str | None, at_once: bool) -> Imported:
     except ValueError as error:
         raise UserError(str(error)) from error
     if "conv1_1.weight" in state:
-        return _import_layers(Layers(state, path), "torchfcn", arch, at_once)
+        return _import_layers(Layers(state, path), "torchfcn", CAFFE, arch, at_once)
     if "backbone.conv1.weight" in state:
         if arch or at_once:
             raise UserError(
@@ -94,6 +96,8 @@ def _import_state_dict(path: Path, arch: str | None, at_once: bool) -> Imported:
         return Imported(_segmenter(model, IMAGENET), source, [])
     if "features.0.weight" in state:
         arch = _checked(arch or "fcn32s", path)
+        if at_once:
+            raise UserError(f"{path} is a classifier, and none is trained at once; leave --at-once out.")
         model, unused = build_from_classifier(state, path, arch)
         return Imported(
             _segmenter(model, IMAGENET), f"a {model.name.partition('-')[2]} classifier of torchvision or timm", unused
@@ -104,7 +108,9 @@ def _import_state_dict(path: Path, arch: str | None, at_once: bool) -> Imported:
     )
 
 
-def _import_layers(layers: Layers, origin: str, arch: str | None, at_once: bool) -> Imported:
+def _import_layers(
+    layers: Layers, origin: str, preprocessing: Preprocessing, arch: str | None, at_once: bool
+) -> Imported:
     classifier = "fc8" in layers and "score_fr" not in layers
     found = "fcn32s" if classifier else found_arch(layers)
     if arch not in (None, found) and not classifier:
@@ -113,6 +119,8 @@ def _import_layers(layers: Layers, origin: str, arch: str | None, at_once: bool)
             f" --arch {arch}."
         )
     arch = _checked(arch or found, layers.source)
+    if classifier and at_once:
+        raise UserError(f"{layers.source} is a classifier, and none is trained at once; leave --at-once out.")
     scales = _skip_scales(layers, at_once) if not classifier else None
     if scales and arch != "fcn8s":
         raise UserError(f"{layers.source} is an {arch}; only an fcn8s is trained at once.")
@@ -124,26 +132,22 @@ def _import_layers(layers: Layers, origin: str, arch: str | None, at_once: bool)
         dropout=0.2 if keras else 0.5,
         skip_scales=scales,
     )
-    preprocessing = KERAS if keras else CAFFE_SIFT_FLOW if model.config["classes"] == len(SIFT_FLOW) else CAFFE
     what = "a VGG16 classifier" if classifier else f"an {arch}{' trained at once' if scales else ''}"
     return Imported(_segmenter(model, preprocessing), f"{what} of {origin}", list(layers.unused))
 
 
 def _skip_scales(layers: Layers, at_once: bool) -> list[float] | None:
     names = ("scale_pool4.weight", "scale_pool3.weight")
-    if not all(name in layers.tensors for name in names):
+    if not any(name.startswith(("scale_pool4.", "scale_pool3.")) for name in layers.tensors):
         return list(AT_ONCE) if at_once else None
     scales = [layers.take(name) for name in names]
+    if any(scale.ndim != 1 or not len(scale) for scale in scales):
+        raise UserError(f"{layers.source}: the shapes of scale_pool4 and scale_pool3 should be numbers of channels.")
+    if any(name.startswith("scale_") and name not in names for name in layers.tensors):
+        raise UserError(f"{layers.source}: scale_pool4 or scale_pool3 has a bias, which no scale here has.")
     if any((scale != scale[0]).any() for scale in scales):
         raise UserError(f"{layers.source}: scale_pool4 and scale_pool3 should have one factor for all channels.")
-    return [round(scale[0].item(), 8) for scale in scales]
-
-
-def _semantic(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Name the semantic head of the authors' SIFT Flow networks as that of the others."""
-    if "score_fr_sem.weight" not in tensors:
-        return tensors
-    return {name.replace("_sem.", "."): tensor for name, tensor in tensors.items()}
+    return [float(f"{scale[0].item():.7g}") for scale in scales]
 
 
 def _import_own(path: Path, arch: str | None, at_once: bool) -> Imported:

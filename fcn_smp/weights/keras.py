@@ -47,7 +47,7 @@ def read_keras(path: Path) -> dict[str, Tensor]:
     try:
         with h5py.File(path) as file:
             file.visititems(collect)
-    except OSError as error:
+    except Exception as error:  # of HDF5: OSError, RuntimeError, KeyError and others
         raise UserError(f"{path} cannot be read as HDF5; it is damaged or cut off.") from error
     return weights
 
@@ -63,4 +63,4 @@ def _in_torch_layout(tensor: Tensor, layer: str) -> Tensor:
         return tensor.permute(3, 2, 0, 1)
     if layer == "fc1" and len(tensor) == 7 * 7 * 512:
         return tensor.view(7, 7, 512, -1).permute(3, 2, 0, 1)
-    return tensor.T
+    return tensor.mT if tensor.ndim > 1 else tensor

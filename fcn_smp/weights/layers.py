@@ -45,6 +45,15 @@ class Layers:
     def __contains__(self, layer: str) -> bool:
         return f"{layer}.weight" in self.tensors
 
+    def count(self, name: str) -> int:
+        """Return how many channels a convolution's weight gives."""
+        tensor = self.take(name)
+        if tensor.ndim != 4 or not tensor.numel():
+            raise UserError(
+                f"{self.source}: {name} has the shape {tuple(tensor.shape)}, a convolution's has four numbers."
+            )
+        return len(tensor)
+
     def take(self, name: str, shape: tuple[int, ...] | torch.Size | None = None) -> Tensor:
         """Return a tensor.
 
@@ -62,6 +71,9 @@ class Layers:
 
 def _convolutional(name: str, tensor: Tensor) -> Tensor:
     """Turn the weight of one of VGG's fully connected layers into that of a convolution."""
+    tensor = tensor.float()
+    if name in ("fc6.weight", "fc7.weight", "fc8.weight") and tensor.ndim == 4 and tensor.shape[:2] == (1, 1):
+        tensor = tensor[0, 0]  # of V1, which puts ones before the dimensions of a fully connected layer
     if name == "fc6.weight" and tensor.ndim == 2 and tensor.shape[1] == 512 * 7 * 7:
         return tensor.view(-1, 512, 7, 7)
     if name in ("fc7.weight", "fc8.weight") and tensor.ndim == 2:
@@ -71,9 +83,9 @@ def _convolutional(name: str, tensor: Tensor) -> Tensor:
 
 def found_arch(layers: Layers) -> Literal["fcn32s", "fcn16s", "fcn8s"]:
     """Tell which network the layers are of, by the skips that it scores."""
-    if "score_pool3" in layers:
+    if any(name in layers for name in ("score_pool3", "upscore_pool4", "upscore8")):
         return "fcn8s"
-    return "fcn16s" if "score_pool4" in layers else "fcn32s"
+    return "fcn16s" if any(name in layers for name in ("score_pool4", "upscore2", "upscore16")) else "fcn32s"
 
 
 def build(
@@ -100,12 +112,14 @@ def build(
         UserError: A layer is missing, has another shape, or is an upsampling that the network cannot do.
     """
     score = "fc8" if "fc8" in layers and "score_fr" not in layers else "score_fr"
-    hidden, classes = len(layers.take("fc6.weight")), len(layers.take(f"{score}.weight"))
-    skips = _SKIPS[arch]
+    hidden, classes = layers.count("fc6.weight"), layers.count(f"{score}.weight")
+    classifier = score == "fc8"
+    skips = [] if classifier else _SKIPS[arch]
     kernels = [_upsampling(layers, name, classes, 2) for _, name in skips]
-    fixed = all(kernel is None or _is_bilinear(kernel) for kernel in kernels)
-    last = _upsampling(layers, _LAST[arch], classes, ARCHITECTURES[arch].finest_stride)
-    if last is not None and not _is_bilinear(last):
+    fixed = all(_is_bilinear(kernel) for kernel in kernels)
+    if not classifier and not _is_bilinear(
+        _upsampling(layers, _LAST[arch], classes, ARCHITECTURES[arch].finest_stride)
+    ):
         raise UserError(
             f"{layers.source}: {_LAST[arch]}.weight is not bilinear interpolation, which is all that the last"
             " upsampling here does."
@@ -123,15 +137,14 @@ def build(
     decoder: Any = model.decoder
     modules: dict[str, Any] = dict(zip(CONVS, _convs(model.encoder), strict=True))
     modules |= {"fc6": decoder.hidden[0], "fc7": decoder.hidden[3], score: decoder.score}
-    if score == "score_fr":
+    if not classifier:
         modules |= {name: module for (name, _), module in zip(skips, decoder.skip_scores, strict=True)}
     for name, module in modules.items():
         _copy(module.weight, layers.take(f"{name}.weight", module.weight.shape))
         _copy(module.bias, layers.take(f"{name}.bias", module.bias.shape))
     if not fixed:
         for kernel, fuse in zip(kernels, decoder.fusions, strict=True):
-            if kernel is not None:
-                _copy(fuse.upsample.weight, kernel)
+            _copy(fuse.upsample.weight, kernel)
     return model
 
 
@@ -139,12 +152,12 @@ def _convs(module: nn.Module) -> Iterator[nn.Conv2d]:
     return (child for child in module.modules() if isinstance(child, nn.Conv2d))
 
 
-def _upsampling(layers: Layers, name: str, classes: int, factor: int) -> Tensor | None:
-    """Return the full kernel (C, C, 2 * factor, 2 * factor) of an upsampling, None where the file has none."""
-    if name not in layers:
-        return None
+def _upsampling(layers: Layers, name: str, classes: int, factor: int) -> Tensor:
+    """Return the full kernel (C, C, 2 * factor, 2 * factor) of an upsampling."""
+    if f"{name}.bias" in layers.tensors:
+        raise UserError(f"{layers.source}: {name} has a bias, which no upsampling here has.")
     weight = layers.take(f"{name}.weight")
-    if len(weight) == classes and weight.shape[1:2] == (1,):  # one group for each class
+    if weight.ndim == 4 and weight.shape[:2] == (classes, 1):  # one group for each class
         weight = torch.eye(classes)[:, :, None, None] * weight
     size = 2 * factor
     if weight.shape != (classes, classes, size, size):

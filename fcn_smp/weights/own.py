@@ -18,16 +18,16 @@ def transfer(source: SegmentationModel, target: SegmentationModel) -> list[str]:
         skips, or of other classes.
 
     Raises:
-        ValueError: They have no encoder in common: a weight of the encoder is missing or has another shape.
+        ValueError: They do not have the same encoder.
     """
     own: dict[str, Tensor] = target.state_dict()
     given: dict[str, Tensor] = source.state_dict()
     fresh = [name for name, tensor in own.items() if name not in given or given[name].shape != tensor.shape]
-    strange = [name for name in fresh if name.startswith("encoder.")]
+    strange = [name for name in [*fresh, *(given.keys() - own.keys())] if name.startswith("encoder.")]
     if strange:
         raise ValueError(
-            f"The encoders of {source.name} and {target.name} differ: {strange[0]} and {len(strange) - 1} more of its"
-            " weights have no counterpart."
+            f"The encoders of {source.name} and {target.name} differ: {strange[0]} and {len(strange) - 1} more weights"
+            " have no counterpart."
         )
     for name, tensor in own.items():
         if name not in fresh:

@@ -1,6 +1,7 @@
 """torchvision's weights: ``fcn_resnet50`` and ``fcn_resnet101``, and the classifiers of the VGG family (timm's too)."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from fcn_smp.errors import UserError
 from fcn_smp.models.dilated import DilatedFCN
 from fcn_smp.models.fcn import FCN
 from fcn_smp.registry import ARCHITECTURES
+from fcn_smp.weights.layers import Layers
 
 _DILATED_KEYS = {
     r"backbone\.": "encoder.model.",
@@ -17,6 +19,12 @@ _DILATED_KEYS = {
     r"classifier\.4\.": "decoder.score.",
     r"aux_classifier\.([01])\.": r"auxiliary_decoder.hidden.\1.",
     r"aux_classifier\.4\.": "auxiliary_decoder.score.",
+}
+
+_CLASSIFIER_KEYS = {
+    r"(classifier\.0|pre_logits\.fc1)\.": "fc6.",
+    r"(classifier\.3|pre_logits\.fc2)\.": "fc7.",
+    r"(classifier\.6|head\.fc)\.": "fc8.",
 }
 
 
@@ -28,13 +36,13 @@ def build_dilated(state: dict[str, Tensor], path: Path) -> DilatedFCN:
     """
     depth = "101" if "backbone.layer3.22.conv1.weight" in state else "50"
     classes = state.get("classifier.4.weight")
-    if classes is None:
+    if classes is None or classes.ndim != 4 or not len(classes):
         raise UserError(f"{path} lacks classifier.4.weight of torchvision's fcn_resnet{depth}.")
     auxiliary = any(key.startswith("aux_classifier.") for key in state)
     model: DilatedFCN = DilatedFCN(
         f"tu-resnet{depth}", encoder_weights=None, decoder_auxiliary=auxiliary, classes=len(classes)
     )
-    renamed = {_renamed(key): value for key, value in state.items()}
+    renamed = {_renamed(key, _DILATED_KEYS): value for key, value in state.items()}
     try:
         model.load_state_dict(renamed)
     except RuntimeError as error:
@@ -43,8 +51,8 @@ def build_dilated(state: dict[str, Tensor], path: Path) -> DilatedFCN:
     return model
 
 
-def _renamed(key: str) -> str:
-    for old, new in _DILATED_KEYS.items():
+def _renamed(key: str, names: Mapping[str, str]) -> str:
+    for old, new in names.items():
         if re.match(old, key):
             return re.sub(f"^{old}", new, key)
     return key
@@ -61,28 +69,25 @@ def build_from_classifier(state: dict[str, Tensor], path: Path, arch: str) -> tu
     Raises:
         UserError: The weights are of another network.
     """
+    encoders = {8: "vgg11", 10: "vgg13", 13: "vgg16", 16: "vgg19"}
     convs = [key for key, value in state.items() if key.startswith("features.") and value.ndim == 4]
-    names = {8: "vgg11", 10: "vgg13", 13: "vgg16", 16: "vgg19"}
-    last = next((name for name in ("head.fc", "classifier.6") if f"{name}.weight" in state), None)
-    hidden = next((name for name in ("pre_logits.fc2", "classifier.3") if f"{name}.weight" in state), None)
-    if len(convs) not in names or last is None or hidden is None:
-        raise UserError(
-            f"{path} is no whole classifier of the VGG family: it should have the convolutions under features. and"
-            " three fully connected layers."
-        )
+    if len(convs) not in encoders:
+        raise UserError(f"{path} has {len(convs)} convolutions under features.; those of VGG have 8, 10, 13 or 16.")
     norm = any(key.endswith("running_mean") for key in state)
-    classes = state[f"{last}.weight"]
+    layers = Layers({_renamed(key, _CLASSIFIER_KEYS): value for key, value in state.items()}, path)
+    width, classes = layers.count("fc6.weight"), layers.count("fc8.weight")
+    shapes = {"fc6": (width, 512, 7, 7), "fc7": (width, width, 1, 1), "fc8": (classes, width, 1, 1)}
+    taken = {name: (layers.take(f"{name}.weight", s), layers.take(f"{name}.bias", s[:1])) for name, s in shapes.items()}
     try:
-        model = ARCHITECTURES[arch](
-            encoder_name=names[len(convs)] + "_bn" * norm,
-            encoder_weights=str(path),
-            decoder_hidden_channels=len(state[f"{hidden}.weight"]),
-            classes=len(classes),
+        model: FCN = ARCHITECTURES[arch](
+            encoder_name=encoders[len(convs)] + "_bn" * norm,
+            encoder_weights=str(path.absolute()),
+            decoder_hidden_channels=width,
+            classes=classes,
         )
     except ValueError as error:
         raise UserError(str(error)) from error
     with torch.no_grad():
-        model.decoder.score.weight.copy_(classes.view_as(model.decoder.score.weight))
-        model.decoder.score.bias.copy_(state[f"{last}.bias"])
-    used = ("features.", "classifier.0.", "classifier.3.", "pre_logits.", f"{last}.")
-    return model, [key for key in state if not key.startswith(used)]
+        for own, value in zip(model.decoder.score.parameters(), taken["fc8"], strict=True):
+            own.copy_(value)
+    return model, [key for key in layers.unused if not key.startswith("features.")]
