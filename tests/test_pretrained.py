@@ -20,7 +20,7 @@ from torch import nn
 import fcn_smp
 from fcn_smp.models.hidden import fc6_fc7, transplant
 from fcn_smp.recipe import load_recipe
-from fcn_smp.training.run import build
+from fcn_smp.training.parts import build
 
 WIDTH = 24  # of the classifiers here; 4096 in truth
 KINDS = ["weight", "bias"]

@@ -1,34 +1,21 @@
 """From a recipe to a run directory."""
 
-import json
 import logging
-import platform
 import shutil
-import sys
 import tempfile
 import warnings
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning.pytorch as lightning
 import torch
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
-from fcn_smp.data.class_weights import class_weights, count_classes
-from fcn_smp.data.dataset import IGNORE_INDEX, SegmentationDataset
 from fcn_smp.errors import Interrupted, UserError
-from fcn_smp.files import whole, write_text
-from fcn_smp.losses import SegmentationLoss
-from fcn_smp.models.encoder import Preprocessing, encoder_preprocessing
-from fcn_smp.models.fcn import FCN
-from fcn_smp.optim import freeze
+from fcn_smp.files import whole
 from fcn_smp.recipe import Recipe
-from fcn_smp.registry import ARCHITECTURES
 from fcn_smp.segmenter import Segmenter
 from fcn_smp.training.callbacks import (
     MetricsTable,
@@ -37,22 +24,8 @@ from fcn_smp.training.callbacks import (
     ValidateLastEpoch,
     checkpoints,
 )
-from fcn_smp.training.data_module import SegmentationDataModule
-from fcn_smp.training.task import SegmentationTask
-from fcn_smp.weights import transfer
-
-# What may differ when a run is resumed: where it runs, not what it computes.
-_PLACE = ("name", *(f"trainer.{key}" for key in ("workers", "accelerator", "devices", "num_nodes", "strategy")))
-
-
-class Parts(NamedTuple):
-    """All that a run is made of, built and checked before anything is written."""
-
-    task: SegmentationTask
-    data: SegmentationDataModule
-    preprocessing: Preprocessing
-    fresh: list[str]
-    """Weights that ``model.init_from`` does not have."""
+from fcn_smp.training.parts import Parts, build, build_network
+from fcn_smp.training.record import check_directory, write_record
 
 
 def train(recipe: Recipe, run: Path, *, resume: bool, console: Console) -> None:
@@ -70,7 +43,7 @@ def train(recipe: Recipe, run: Path, *, resume: bool, console: Console) -> None:
     # Every process of a distributed run comes this way; the first one writes.
     first = getattr(rank_zero_only, "rank", 0) == 0
     if first:
-        _check_directory(recipe, run, resume=resume)
+        check_directory(recipe, run, resume=resume)
     if resume and (run / "model").is_dir():
         console.print(f"{run} is complete; there is nothing to resume.", highlight=False, soft_wrap=True)
     elif recipe.stages:
@@ -85,7 +58,7 @@ def _train_one(recipe: Recipe, run: Path, *, resume: bool, console: Console, fir
     if parts.fresh:
         console.print(f"New to {recipe.model.init_from}: {', '.join(parts.fresh)}.", highlight=False, soft_wrap=True)
     if first:
-        _write_record(recipe, run)
+        write_record(recipe, run)
     last = run / "checkpoints" / "last.ckpt"
     try:
         _fit(trainer, parts, last if resume and last.exists() else None)
@@ -107,9 +80,9 @@ def _train_stages(recipe: Recipe, run: Path, *, resume: bool, console: Console, 
     stages = recipe.staged()
     for stage in list(stages.values())[1:]:
         # A mistake in a later stage should not wait for the earlier ones.
-        _network(_starting_from(stage, None), len(stage.data.open(stage.data.train).classes))
+        build_network(_starting_from(stage, None), len(stage.data.open(stage.data.train).classes))
     if first:
-        _write_record(recipe, run)
+        write_record(recipe, run)
     before: Path | None = None
     for name, stage in stages.items():
         console.print(f"Stage {name}", highlight=False)
@@ -135,11 +108,6 @@ def _starting_from(recipe: Recipe, model: Path | None) -> Recipe:
     return recipe.model_copy(update={"model": recipe.model.model_copy(update=start)})
 
 
-def _write_record(recipe: Recipe, run: Path) -> None:
-    write_text(run / "recipe.yaml", recipe.dump())
-    write_text(run / "environment.json", json.dumps(environment(), indent=2) + "\n")
-
-
 def dry_run(recipe: Recipe, console: Console) -> None:
     """Build everything, train and validate on two batches, write to a folder that is removed again.
 
@@ -162,117 +130,6 @@ def dry_run(recipe: Recipe, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-
-
-def build(recipe: Recipe) -> Parts:
-    """Build all parts of a run.
-
-    Raises:
-        UserError: Something does not fit; the message names it.
-    """
-    lightning.seed_everything(recipe.seed, workers=True, verbose=False)
-    train_set, val_set = recipe.data.open(recipe.data.train), recipe.data.open(recipe.data.val)
-    if recipe.augmentation is None and recipe.trainer.batch_size > 1:
-        raise UserError("trainer.batch_size must be 1 where augmentation is null, since whole images differ in size.")
-    if len(train_set) < recipe.trainer.batch_size:
-        raise UserError(
-            f"trainer.batch_size is {recipe.trainer.batch_size}, but the split {recipe.data.train} has only"
-            f" {len(train_set)} images; it should be that or less."
-        )
-    model, usual, fresh = _network(recipe, len(train_set.classes))
-    asked = {key: value for key, value in recipe.preprocessing if value is not None}
-    preprocessing = usual._replace(**asked)
-    options = recipe.loss
-    loss = SegmentationLoss(_class_weights(recipe, train_set), IGNORE_INDEX, options.label_smoothing, options.reduction)
-    task = SegmentationTask(model, loss, recipe, len(train_set.classes))
-    return Parts(task, SegmentationDataModule(recipe, train_set, val_set, preprocessing), preprocessing, fresh)
-
-
-def _network(recipe: Recipe, classes: int) -> tuple[FCN, Preprocessing, list[str]]:
-    """Build the network with the weights that it starts from; tell what they expect of the input and what is new."""
-    try:
-        model, preprocessing, fresh = _model(recipe, classes)
-        freeze(model, recipe.model.frozen)
-    except (ValueError, TypeError, OSError) as error:
-        raise UserError(f"model: {str(error).splitlines()[0]}") from error
-    return model, preprocessing, fresh
-
-
-def _model(recipe: Recipe, classes: int) -> tuple[FCN, Preprocessing, list[str]]:
-    options = recipe.model.model_dump(exclude={"arch", "encoder_options", "init_from", "frozen"})
-    source = recipe.model.init_from and Segmenter.load(recipe.model.init_from)
-    if source:
-        options |= {"encoder_weights": None, "decoder_hidden_weights": None}
-    model = ARCHITECTURES[recipe.model.arch](**options, classes=classes, **recipe.model.encoder_options)
-    if not source:
-        return model, encoder_preprocessing(recipe.model.encoder_name, recipe.model.encoder_weights), []
-    return model, source.preprocessing, transfer(source.model, model)
-
-
-def environment() -> dict[str, Any]:
-    """Return where and with what a run was made."""
-    packages = ("fcn_smp", "torch", "segmentation-models-pytorch", "timm", "albumentations", "lightning", "numpy")
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-        "platform": platform.platform(),
-        "cpu_threads": torch.get_num_threads(),
-        "gpu": [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())],
-    }
-
-
-def _check_directory(recipe: Recipe, run: Path, *, resume: bool) -> None:
-    if not resume:
-        if run.exists() and (not run.is_dir() or any(run.iterdir())):
-            raise UserError(f"{run} holds another run; name another directory with --output, or go on with --resume.")
-        return
-    if not (run / "recipe.yaml").is_file():
-        raise UserError(f"{run} cannot be resumed: it has no recipe.yaml; leave out --resume to start anew.")
-    try:
-        before = _settings(Recipe.model_validate(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))))
-    except ValueError as error:
-        raise UserError(f"{run} cannot be resumed: its recipe.yaml is not one of this version.") from error
-    now = _settings(recipe)
-    for key in before | now:
-        if now.get(key) != before.get(key):
-            raise UserError(
-                f"{run} was begun with {key}={before.get(key)}, now it is {now.get(key)}; a run is resumed with the"
-                " recipe that it was begun with."
-            )
-
-
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    """Return what must not differ when a run is resumed: ``{"trainer.epochs": 60, "stages.one.model.arch": ...}``."""
-    flat: dict[str, Any] = {}
-    for key, value in recipe.model_dump(mode="json", exclude={"stages"}).items():
-        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
-    flat = {key: value for key, value in flat.items() if key not in _PLACE}
-    for name, stage in recipe.staged().items():
-        flat |= {f"stages.{name}.{key}": value for key, value in _settings(stage).items()}
-    return flat
-
-
-def _class_weights(recipe: Recipe, dataset: SegmentationDataset) -> list[float] | None:
-    asked = recipe.loss.class_weights
-    classes = list(dataset.classes)
-    if asked is None:
-        return None
-    if isinstance(asked, str):
-        return class_weights(count_classes(dataset), asked)
-    if isinstance(asked, dict):
-        for name in asked:
-            if name not in classes:
-                raise UserError(
-                    f"loss.class_weights: there is no class {name!r}; the classes are {', '.join(classes)}."
-                )
-        return [asked.get(name, 1.0) for name in classes]
-    if len(asked) != len(classes):
-        raise UserError(
-            f"loss.class_weights has {len(asked)} numbers; it should have {len(classes)}, one for each class."
-        )
-    return asked
 
 
 def _trainer(recipe: Recipe, run: Path, parts: Parts, console: Console, **options: Any) -> lightning.Trainer:

@@ -1,0 +1,95 @@
+"""From a recipe to the parts of a run: the network and what it starts from, the loss, the loaders."""
+
+from typing import NamedTuple
+
+import lightning.pytorch as lightning
+
+from fcn_smp.data.class_weights import class_weights, count_classes
+from fcn_smp.data.dataset import IGNORE_INDEX, SegmentationDataset
+from fcn_smp.errors import UserError
+from fcn_smp.losses import SegmentationLoss
+from fcn_smp.models.encoder import Preprocessing, encoder_preprocessing
+from fcn_smp.models.fcn import FCN
+from fcn_smp.optim import freeze
+from fcn_smp.recipe import Recipe
+from fcn_smp.registry import ARCHITECTURES
+from fcn_smp.segmenter import Segmenter
+from fcn_smp.training.data_module import SegmentationDataModule
+from fcn_smp.training.task import SegmentationTask
+from fcn_smp.weights import transfer
+
+
+class Parts(NamedTuple):
+    """All that a run is made of, built and checked before anything is written."""
+
+    task: SegmentationTask
+    data: SegmentationDataModule
+    preprocessing: Preprocessing
+    fresh: list[str]
+    """Weights that ``model.init_from`` does not have."""
+
+
+def build(recipe: Recipe) -> Parts:
+    """Build all parts of a run.
+
+    Raises:
+        UserError: Something does not fit; the message names it.
+    """
+    lightning.seed_everything(recipe.seed, workers=True, verbose=False)
+    train_set, val_set = recipe.data.open(recipe.data.train), recipe.data.open(recipe.data.val)
+    if recipe.augmentation is None and recipe.trainer.batch_size > 1:
+        raise UserError("trainer.batch_size must be 1 where augmentation is null, since whole images differ in size.")
+    if len(train_set) < recipe.trainer.batch_size:
+        raise UserError(
+            f"trainer.batch_size is {recipe.trainer.batch_size}, but the split {recipe.data.train} has only"
+            f" {len(train_set)} images; it should be that or less."
+        )
+    model, usual, fresh = build_network(recipe, len(train_set.classes))
+    asked = {key: value for key, value in recipe.preprocessing if value is not None}
+    preprocessing = usual._replace(**asked)
+    options = recipe.loss
+    loss = SegmentationLoss(_class_weights(recipe, train_set), IGNORE_INDEX, options.label_smoothing, options.reduction)
+    task = SegmentationTask(model, loss, recipe, len(train_set.classes))
+    return Parts(task, SegmentationDataModule(recipe, train_set, val_set, preprocessing), preprocessing, fresh)
+
+
+def build_network(recipe: Recipe, classes: int) -> tuple[FCN, Preprocessing, list[str]]:
+    """Build the network with the weights that it starts from; tell what they expect of the input and what is new."""
+    try:
+        model, preprocessing, fresh = _model(recipe, classes)
+        freeze(model, recipe.model.frozen)
+    except (ValueError, TypeError, OSError) as error:
+        raise UserError(f"model: {str(error).splitlines()[0]}") from error
+    return model, preprocessing, fresh
+
+
+def _model(recipe: Recipe, classes: int) -> tuple[FCN, Preprocessing, list[str]]:
+    options = recipe.model.model_dump(exclude={"arch", "encoder_options", "init_from", "frozen"})
+    source = recipe.model.init_from and Segmenter.load(recipe.model.init_from)
+    if source:
+        options |= {"encoder_weights": None, "decoder_hidden_weights": None}
+    model = ARCHITECTURES[recipe.model.arch](**options, classes=classes, **recipe.model.encoder_options)
+    if not source:
+        return model, encoder_preprocessing(recipe.model.encoder_name, recipe.model.encoder_weights), []
+    return model, source.preprocessing, transfer(source.model, model)
+
+
+def _class_weights(recipe: Recipe, dataset: SegmentationDataset) -> list[float] | None:
+    asked = recipe.loss.class_weights
+    classes = list(dataset.classes)
+    if asked is None:
+        return None
+    if isinstance(asked, str):
+        return class_weights(count_classes(dataset), asked)
+    if isinstance(asked, dict):
+        for name in asked:
+            if name not in classes:
+                raise UserError(
+                    f"loss.class_weights: there is no class {name!r}; the classes are {', '.join(classes)}."
+                )
+        return [asked.get(name, 1.0) for name in classes]
+    if len(asked) != len(classes):
+        raise UserError(
+            f"loss.class_weights has {len(asked)} numbers; it should have {len(classes)}, one for each class."
+        )
+    return asked
