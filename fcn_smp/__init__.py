@@ -28,6 +28,10 @@ __all__ = ["DilatedFCN", "FCN2s", "FCN4s", "FCN8s", "FCN16s", "FCN32s", "__versi
 register_post_import_hook(lambda _: import_module("fcn_smp.registry"), "segmentation_models_pytorch")
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     if name == "from_pretrained":
         return import_module("segmentation_models_pytorch").from_pretrained

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -71,6 +72,8 @@ class Segmenter:
         self.model.config["_colors"] = self.palette[: len(self.classes)].tolist()
         with whole(directory) as temporary:
             self.model.save_pretrained(temporary)
+            # safetensors hides its files from other users.
+            shutil.copymode(temporary / "config.json", temporary / "model.safetensors")
 
     @classmethod
     def load(cls, source: str | Path, device: str | torch.device = "cpu") -> Self:

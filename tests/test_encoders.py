@@ -242,7 +242,7 @@ def not_exist(_, path):
 
 
 def nest_its_weights(state, path):
-    torch.save({"state_dict": state, "epoch": 3}, path)
+    torch.save({"weights": {"encoder": state}, "epoch": 3}, path)
 
 
 def be_a_list(state, path):

@@ -497,3 +497,15 @@ def test_an_exported_network_takes_any_batch_and_size(arch, encoder, smallest):
     exported = torch.export.export(model, (images(2, 3, 128, 160),), dynamic_shapes=(sizes,)).module()
     for shape in [(3, 3, 97, 131), (1, 3, smallest, smallest)]:
         torch.testing.assert_close(exported(images(*shape)), model(images(*shape)))
+
+
+def test_a_mistyped_argument_of_the_decoder_is_named():
+    with pytest.raises(ValueError, match=r"'decoder_aligment'; did you mean 'decoder_alignment'\?$"):
+        build("fcn8s", decoder_aligment="caffe")
+
+
+def test_a_script_for_another_decoder_of_smp_runs_and_is_told(tmp_path):
+    with pytest.warns(UserWarning, match="decoder_channels"):
+        model = build("fcn8s", decoder_channels=(256, 128, 64, 32, 16))
+    model.save_pretrained(tmp_path)
+    assert "decoder_channels" not in json.loads((tmp_path / "config.json").read_text())

@@ -672,6 +672,13 @@ def test_schema_knows_every_key_of_a_recipe_and_no_other(name: str) -> None:
         assert described["additionalProperties"] is False
 
 
+@pytest.mark.parametrize("text", ["seed: 1\nseed: 2\n", "stages:\n  a: {seed: 1}\n  a: {seed: 2}\n"])
+def test_key_that_is_there_twice_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "twice.yaml").write_text(f"extends: demo\n{text}")
+    with one_sentence("twice.yaml", "seed" if text.startswith("seed") else "key a", "twice"):
+        load_recipe(tmp_path / "twice.yaml")
+
+
 def test_schema_asks_for_nothing_that_an_extended_recipe_may_give() -> None:
     schema = json_schema()
     assert "required" not in schema

@@ -336,9 +336,15 @@ def test_a_dry_run_tries_each_stage_and_leaves_nothing(place, tmp_path, monkeypa
     assert (tree(place), list(tmp_path.iterdir())) == (before, [])
 
 
-def test_a_dry_run_finds_what_is_wrong_with_a_later_stage(place):
-    result = command("train", place / "staged.yaml", "stages.two.trainer.batch_size=64", "--dry-run")
-    assert_one_sentence(result, "trainer.batch_size", "4 images")
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("stages.two.trainer.batch_size=64", ["trainer.batch_size", "4 images"]),
+        ("stages.two.model.encoder_name=resnet18", ["stages.two", "encoders", "encoder_name should be"]),
+    ],
+)
+def test_a_dry_run_finds_what_is_wrong_with_a_later_stage(place, override, expected):
+    assert_one_sentence(command("train", place / "staged.yaml", override, "--dry-run"), *expected)
 
 
 @pytest.mark.parametrize(

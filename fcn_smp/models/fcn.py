@@ -6,6 +6,8 @@
 One decoder serves all variants: FCN-32s scores the map of stride 32 alone; 16s, 8s, 4s and 2s each add one finer map.
 """
 
+import difflib
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
@@ -112,6 +114,7 @@ class FCN(Network):
         aux_params: Arguments of SMP's classification head on the coarsest map (``classes``, ``pooling``,
             ``dropout``, ``activation``); None (default) for no such head.
         kwargs: Passed to the encoder: ``output_stride`` (8 or 16 for dilated ResNets), or arguments of a timm model.
+            Arguments of SMP's other decoders (``decoder_channels``) are left out with a warning.
 
     Raises:
         ValueError: An argument is out of range, the encoder is unknown, or its weights do not fit.
@@ -141,6 +144,7 @@ class FCN(Network):
         **kwargs: Any,
     ) -> None:
         super().__init__()
+        kwargs = self._without_other_decoders(kwargs)
         if classes < 1:
             raise ValueError(f"classes must be 1 or more, got {classes}.")
         if decoder_alignment not in ("same", "caffe"):
@@ -185,6 +189,17 @@ class FCN(Network):
             self._start_from_classifier(decoder_hidden_weights, encoder_weights, encoder_name)
         elif decoder_hidden_weights not in ("classifier", None):
             raise ValueError("decoder_hidden_weights is for VGG encoders of encoder_depth 5 with fc6 and fc7.")
+
+    def _without_other_decoders(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Drop what other decoders of SMP take (``decoder_channels``), so that scripts for them run; not mistypings."""
+        foreign = [name for name in kwargs if name.startswith("decoder_")]
+        for name in foreign:
+            near = difflib.get_close_matches(name, inspect.signature(FCN).parameters, n=1, cutoff=0.85)
+            if near:
+                raise ValueError(f"There is no argument {name!r}; did you mean {near[0]!r}?")
+            warnings.warn(f"An FCN has no {name}; it is left out.", stacklevel=5)
+            self.config.pop(name, None)
+        return {name: value for name, value in kwargs.items() if name not in foreign}
 
     def _start_from_classifier(self, weights: str | None, encoder_weights: str | None, encoder_name: str) -> None:
         source = encoder_weights if weights == "classifier" else weights

@@ -1,5 +1,7 @@
 """Pretrained weights as state dicts: from a file, or by name from the Hugging Face Hub."""
 
+import argparse
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +13,9 @@ import torch
 from torch import Tensor
 
 WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
+
+# Where the checkpoints of torchfcn, torchvision and many training scripts have the weights.
+_CHECKPOINT_KEYS = ("model_state_dict", "state_dict", "model")
 
 # How timm, torchvision and Caffe (and what was converted from it) name VGG's first two fully connected layers.
 _CLASSIFIERS = (("pre_logits.fc1", "pre_logits.fc2"), ("classifier.0", "classifier.3"), ("fc6", "fc7"))
@@ -36,20 +41,26 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             head = file.read(9)
         if head[8:] == b"{":
             return safetensors.torch.load_file(path)
-        with path.open("rb") as file:  # torch.load goes by a path's suffix
+        # A file, since torch.load goes by a path's suffix; and torchvision's training script writes its arguments too.
+        with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
         raise ValueError(f"{path} cannot be read as weights ({reason}).") from error
-    except Exception as error:  # pickle.UnpicklingError, and whatever a damaged zip raises
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} holds more than tensors, or is damaged; only tensors are read.") from error
+    except Exception as error:  # whatever a damaged zip raises
         raise ValueError(f"{path} is not a plain PyTorch state dict.") from error
-    if isinstance(loaded, dict) and isinstance(loaded.get("model_state_dict"), dict):
-        loaded = loaded["model_state_dict"]  # a checkpoint as torchfcn and many training scripts write it
+    for key in _CHECKPOINT_KEYS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
     if not isinstance(loaded, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in loaded.items()
     ):
         raise ValueError(f"{path} is not a plain PyTorch state dict.")
-    return loaded
+    # What DataParallel wraps has a prefix.
+    prefix = "module." if loaded and all(key.startswith("module.") for key in loaded) else ""
+    return {key.removeprefix(prefix): value for key, value in loaded.items()}
 
 
 def vgg_classifier(encoder_name: str, weights: str | bool) -> dict[str, Tensor] | None:

@@ -1,8 +1,10 @@
 """From a recipe to the parts of a run: the network and what it starts from, the loss, the loaders."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import lightning.pytorch as lightning
+from segmentation_models_pytorch.base import SegmentationModel
 
 from fcn_smp.data.class_weights import class_weights, count_classes
 from fcn_smp.data.dataset import IGNORE_INDEX, SegmentationDataset
@@ -25,8 +27,8 @@ class Parts(NamedTuple):
     task: SegmentationTask
     data: SegmentationDataModule
     preprocessing: Preprocessing
-    fresh: list[str]
-    """Weights that ``model.init_from`` does not have."""
+    notes: list[str]
+    """What the user should know of how the weights of ``model.init_from`` were taken."""
 
 
 def build(recipe: Recipe) -> Parts:
@@ -44,23 +46,49 @@ def build(recipe: Recipe) -> Parts:
             f"trainer.batch_size is {recipe.trainer.batch_size}, but the split {recipe.data.train} has only"
             f" {len(train_set)} images; it should be that or less."
         )
-    model, usual, fresh = build_network(recipe, len(train_set.classes))
+    model, usual, notes = build_network(recipe, len(train_set.classes))
     asked = {key: value for key, value in recipe.preprocessing if value is not None}
     preprocessing = usual._replace(**asked)
     options = recipe.loss
     loss = SegmentationLoss(_class_weights(recipe, train_set), IGNORE_INDEX, options.label_smoothing, options.reduction)
     task = SegmentationTask(model, loss, recipe, len(train_set.classes))
-    return Parts(task, SegmentationDataModule(recipe, train_set, val_set, preprocessing), preprocessing, fresh)
+    return Parts(task, SegmentationDataModule(recipe, train_set, val_set, preprocessing), preprocessing, notes)
 
 
 def build_network(recipe: Recipe, classes: int) -> tuple[FCN, Preprocessing, list[str]]:
-    """Build the network with the weights that it starts from; tell what they expect of the input and what is new."""
+    """Build the network with the weights that it starts from.
+
+    Returns:
+        The network, what its weights expect of the input, and notes on where they come from.
+
+    Raises:
+        UserError: A key or value of ``model`` is wrong.
+    """
     try:
-        model, preprocessing, fresh = _model(recipe, classes)
+        model, preprocessing, notes = _model(recipe, classes)
         freeze(model, recipe.model.frozen)
     except (ValueError, TypeError, OSError) as error:
         raise UserError(f"model: {str(error).splitlines()[0]}") from error
-    return model, preprocessing, fresh
+    return model, preprocessing, notes
+
+
+def check_stages(recipe: Recipe) -> None:
+    """Build the networks of all stages, and let each start from the one before, without anybody's weights.
+
+    Raises:
+        UserError: A mistake in a later stage, which should not wait for the earlier ones.
+    """
+    before: FCN | None = None
+    for name, stage in recipe.staged().items():
+        bare = stage.model.model_copy(update={"init_from": None, "encoder_weights": None})
+        train_set = stage.data.open(stage.data.train)
+        model = build_network(stage.model_copy(update={"model": bare}), len(train_set.classes))[0]
+        if before and "init_from" not in recipe.stages[name].get("model", {}):
+            try:
+                transfer(before, model)
+            except ValueError as error:
+                raise UserError(f"stages.{name}: {error}") from error
+        before = model
 
 
 def _model(recipe: Recipe, classes: int) -> tuple[FCN, Preprocessing, list[str]]:
@@ -71,7 +99,18 @@ def _model(recipe: Recipe, classes: int) -> tuple[FCN, Preprocessing, list[str]]
     model = ARCHITECTURES[recipe.model.arch](**options, classes=classes, **recipe.model.encoder_options)
     if not source:
         return model, encoder_preprocessing(recipe.model.encoder_name, recipe.model.encoder_weights), []
-    return model, source.preprocessing, transfer(source.model, model)
+    return model, source.preprocessing, list(_notes(recipe, source.model, transfer(source.model, model)))
+
+
+def _notes(recipe: Recipe, source: SegmentationModel, untrained: list[str]) -> Iterator[str]:
+    if untrained:
+        yield f"Starts untrained: {', '.join(untrained)}."
+    alignment = source.config.get("decoder_alignment")
+    if alignment != recipe.model.decoder_alignment:
+        yield (
+            f"{recipe.model.init_from} has decoder_alignment={alignment}, this network"
+            f" {recipe.model.decoder_alignment}: the weights fit, the numbers differ."
+        )
 
 
 def _class_weights(recipe: Recipe, dataset: SegmentationDataset) -> list[float] | None:

@@ -24,7 +24,7 @@ from fcn_smp.training.callbacks import (
     ValidateLastEpoch,
     checkpoints,
 )
-from fcn_smp.training.parts import Parts, build, build_network
+from fcn_smp.training.parts import Parts, build, check_stages
 from fcn_smp.training.record import check_directory, write_record
 
 
@@ -55,8 +55,7 @@ def train(recipe: Recipe, run: Path, *, resume: bool, console: Console) -> None:
 def _train_one(recipe: Recipe, run: Path, *, resume: bool, console: Console, first: bool) -> None:
     parts = build(recipe)
     trainer = _trainer(recipe, run, parts, console)
-    if parts.fresh:
-        console.print(f"New to {recipe.model.init_from}: {', '.join(parts.fresh)}.", highlight=False, soft_wrap=True)
+    _print_notes(parts, console)
     if first:
         write_record(recipe, run)
     last = run / "checkpoints" / "last.ckpt"
@@ -78,18 +77,17 @@ def _train_one(recipe: Recipe, run: Path, *, resume: bool, console: Console, fir
 def _train_stages(recipe: Recipe, run: Path, *, resume: bool, console: Console, first: bool) -> None:
     """Run the stages one after the other, each in a folder of its own; the model is that of the last."""
     stages = recipe.staged()
-    for stage in list(stages.values())[1:]:
-        # A mistake in a later stage should not wait for the earlier ones.
-        build_network(_starting_from(stage, None), len(stage.data.open(stage.data.train).classes))
+    check_stages(recipe)
     if first:
         write_record(recipe, run)
     before: Path | None = None
     for name, stage in stages.items():
-        console.print(f"Stage {name}", highlight=False)
         directory = run / name
+        done = (directory / "model").is_dir()
+        console.print(f"Stage {name}{': complete' * done}", highlight=False)
         if before and "init_from" not in recipe.stages[name].get("model", {}):
             stage = _starting_from(stage, before / "model")
-        if not (directory / "model").is_dir():
+        if not done:
             try:
                 _train_one(stage, directory, resume=resume, console=console, first=first)
             except UserError:
@@ -102,10 +100,14 @@ def _train_stages(recipe: Recipe, run: Path, *, resume: bool, console: Console, 
             shutil.copytree(before / "model", temporary)
 
 
-def _starting_from(recipe: Recipe, model: Path | None) -> Recipe:
-    """Return the recipe with another start than its own: a model, or random weights."""
-    start = {"init_from": str(model.absolute())} if model else {"init_from": None, "encoder_weights": None}
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update=start)})
+def _starting_from(recipe: Recipe, model: Path) -> Recipe:
+    start = recipe.model.model_copy(update={"init_from": str(model.absolute())})
+    return recipe.model_copy(update={"model": start})
+
+
+def _print_notes(parts: Parts, console: Console) -> None:
+    for note in parts.notes:
+        console.print(note, highlight=False, soft_wrap=True, markup=False)
 
 
 def dry_run(recipe: Recipe, console: Console) -> None:
@@ -113,12 +115,15 @@ def dry_run(recipe: Recipe, console: Console) -> None:
 
     A stage is tried without the weights of the one before.
     """
+    if recipe.stages:
+        check_stages(recipe)
     for name, stage in recipe.staged().items():
         console.print(f"Stage {name}", highlight=False)
         dry_run(stage, console)
     if recipe.stages:
         return
     parts = build(recipe)
+    _print_notes(parts, console)
     with tempfile.TemporaryDirectory() as folder:
         short = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"epochs": 1})})
         trainer = _trainer(short, Path(folder), parts, console, limit_train_batches=2, limit_val_batches=2)

@@ -51,7 +51,9 @@ def read_caffemodel(path: Path) -> dict[str, Tensor]:
     try:
         net.ParseFromString(path.read_bytes())
     except DecodeError as error:
-        raise UserError(f"{path} is no caffemodel, or it is cut off: it cannot be parsed.") from error
+        raise UserError(
+            f"{path} has no known format (Caffe, torchfcn, torchvision, timm, Keras), or is a caffemodel, cut off."
+        ) from error
     weights: dict[str, Tensor] = {}
     for layer in [*net.layers, *net.layer]:
         for kind, blob in zip(("weight", "bias"), layer.blobs, strict=False):

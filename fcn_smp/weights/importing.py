@@ -59,6 +59,8 @@ def import_weights(path: str | Path, *, arch: str | None = None, at_once: bool =
         UserError: The file is missing, damaged, of an unknown kind, or does not fit; the message says where.
     """
     path = Path(path)
+    if arch is not None:
+        _checked(arch, path)
     if path.is_dir():
         return _import_own(path, arch, at_once)
     if not path.is_file():
@@ -72,7 +74,7 @@ def import_weights(path: str | Path, *, arch: str | None = None, at_once: bool =
         return _import_state_dict(path, arch, at_once)
     tensors = read_caffemodel(path)
     if not tensors:
-        raise UserError(f"{path} is none of the known formats: caffemodel, torchfcn, torchvision, timm or Keras.")
+        raise UserError(f"{path} holds no weights of a known format: Caffe, torchfcn, torchvision, timm or Keras.")
     if "score_fr_sem.weight" in tensors:  # SIFT Flow's networks have a second, geometric head
         tensors = {name.replace("_sem.", "."): tensor for name, tensor in tensors.items()}
         return _import_layers(Layers(tensors, path), "Caffe", CAFFE_SIFT_FLOW, arch, at_once)
@@ -91,17 +93,16 @@ def _import_state_dict(path: Path, arch: str | None, at_once: bool) -> Imported:
             raise UserError(
                 f"{path} is torchvision's dilated network, none of the paper's; leave the other options out."
             )
-        model = build_dilated(state, path)
+        model, unused = build_dilated(state, path)
         source = f"torchvision's {model.name.replace('dilatedfcn-tu-', 'fcn_')}"
-        return Imported(_segmenter(model, IMAGENET), source, [])
+        return Imported(_segmenter(model, IMAGENET, path), source, unused)
     if "features.0.weight" in state:
         arch = _checked(arch or "fcn32s", path)
         if at_once:
             raise UserError(f"{path} is a classifier, and none is trained at once; leave --at-once out.")
-        model, unused = build_from_classifier(state, path, arch)
-        return Imported(
-            _segmenter(model, IMAGENET), f"a {model.name.partition('-')[2]} classifier of torchvision or timm", unused
-        )
+        network, unused = build_from_classifier(state, path, arch)
+        source = f"a {network.name.partition('-')[2]} classifier of torchvision or timm"
+        return Imported(_segmenter(network, IMAGENET, path), source, unused)
     raise UserError(
         f"{path} is of no known network; it has {', '.join(list(state)[:3])} ..., expected were the layers of torchfcn"
         " (conv1_1), of torchvision's FCN (backbone.conv1) or of a VGG classifier (features.0)."
@@ -133,7 +134,7 @@ def _import_layers(
         skip_scales=scales,
     )
     what = "a VGG16 classifier" if classifier else f"an {arch}{' trained at once' if scales else ''}"
-    return Imported(_segmenter(model, preprocessing), f"{what} of {origin}", list(layers.unused))
+    return Imported(_segmenter(model, preprocessing, layers.source), f"{what} of {origin}", list(layers.unused))
 
 
 def _skip_scales(layers: Layers, at_once: bool) -> list[float] | None:
@@ -181,8 +182,10 @@ def _checked(arch: str | None, source: object) -> str:
     return arch
 
 
-def _segmenter(model: SegmentationModel, preprocessing: Preprocessing) -> Segmenter:
+def _segmenter(model: SegmentationModel, preprocessing: Preprocessing, source: object) -> Segmenter:
     classes = model.config["classes"]
     known = {len(names): names for names in (VOCSegmentation.classes, PASCAL_CONTEXT, SIFT_FLOW)}
+    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+        raise UserError(f"{source} holds values that are no numbers (NaN or infinity).")
     names = known.get(classes) or [f"class {k}" for k in range(classes)]
     return Segmenter(model, preprocessing, names, voc_palette())

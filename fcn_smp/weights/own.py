@@ -26,8 +26,8 @@ def transfer(source: SegmentationModel, target: SegmentationModel) -> list[str]:
     strange = [name for name in [*fresh, *(given.keys() - own.keys())] if name.startswith("encoder.")]
     if strange:
         raise ValueError(
-            f"The encoders of {source.name} and {target.name} differ: {strange[0]} and {len(strange) - 1} more weights"
-            " have no counterpart."
+            f"The encoders of {source.name} and {target.name} differ ({strange[0]} and {len(strange) - 1} more weights"
+            f" have no counterpart); encoder_name should be {source.config['encoder_name']!r}."
         )
     for name, tensor in own.items():
         if name not in fresh:

@@ -28,8 +28,11 @@ _CLASSIFIER_KEYS = {
 }
 
 
-def build_dilated(state: dict[str, Tensor], path: Path) -> DilatedFCN:
+def build_dilated(state: dict[str, Tensor], path: Path) -> tuple[DilatedFCN, list[str]]:
     """Build the network of torchvision's ``fcn_resnet50`` or ``fcn_resnet101`` and load its weights.
+
+    Returns:
+        The network, and the keys that it has no use for.
 
     Raises:
         UserError: A weight is missing, has another shape or is none of such a network.
@@ -43,12 +46,13 @@ def build_dilated(state: dict[str, Tensor], path: Path) -> DilatedFCN:
         f"tu-resnet{depth}", encoder_weights=None, decoder_auxiliary=auxiliary, classes=len(classes)
     )
     renamed = {_renamed(key, _DILATED_KEYS): value for key, value in state.items()}
+    own = model.state_dict()
     try:
-        model.load_state_dict(renamed)
+        model.load_state_dict({key: value for key, value in renamed.items() if key in own})
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip().rstrip(".")
         raise UserError(f"{path} is no fcn_resnet{depth} of torchvision: {reason}.") from error
-    return model
+    return model, [key for key in state if _renamed(key, _DILATED_KEYS) not in own]
 
 
 def _renamed(key: str, names: Mapping[str, str]) -> str:
