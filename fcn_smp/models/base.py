@@ -1,5 +1,8 @@
 """What all our networks share."""
 
+import difflib
+import inspect
+import warnings
 from typing import Any
 
 from segmentation_models_pytorch.base import SegmentationModel
@@ -10,6 +13,21 @@ class Network(SegmentationModel):
 
     requires_divisible_input_shape = False
     config: dict[str, Any]
+
+    def without_other_decoders(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Drop what other decoders of SMP take (``decoder_use_norm``) with a warning, so that scripts for them run.
+
+        Raises:
+            ValueError: A name looks like a mistyped argument of this network.
+        """
+        foreign = [name for name in kwargs if name.startswith("decoder_")]
+        for name in foreign:
+            near = difflib.get_close_matches(name, inspect.signature(type(self)).parameters, n=1, cutoff=0.85)
+            if near:
+                raise ValueError(f"There is no argument {name!r}; did you mean {near[0]!r}?")
+            warnings.warn(f"{type(self).__name__} has no {name}; it is left out.", stacklevel=5)
+            self.config.pop(name, None)
+        return {name: value for name, value in kwargs.items() if name not in foreign}
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
         """Return SMP's model card, with the import that loading needs and no word on the licence of the weights."""

@@ -86,7 +86,7 @@ class DilatedFCN(Network):
             callable, or None (default).
         aux_params: Arguments of SMP's classification head on the last map (``classes``, ``pooling``, ``dropout``,
             ``activation``); None (default) for no such head. It has nothing to do with ``decoder_auxiliary``.
-        kwargs: Passed to the encoder, if it is timm's.
+        kwargs: Passed to the encoder, if it is timm's. Arguments of SMP's other decoders are left out with a warning.
 
     Raises:
         ValueError: An argument is out of range, the encoder is unknown or cannot be dilated, or its weights do not fit.
@@ -111,6 +111,7 @@ class DilatedFCN(Network):
         **kwargs: Any,
     ) -> None:
         super().__init__()
+        kwargs = self.without_other_decoders(kwargs)
         if encoder_output_stride not in (8, 16, 32):
             raise ValueError(f"encoder_output_stride must be 8, 16 or 32, got {encoder_output_stride}.")
         if decoder_channels is not None and decoder_channels < 1:

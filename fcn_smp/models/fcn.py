@@ -6,9 +6,6 @@
 One decoder serves all variants: FCN-32s scores the map of stride 32 alone; 16s, 8s, 4s and 2s each add one finer map.
 """
 
-import difflib
-import inspect
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -20,9 +17,8 @@ from torch import Tensor, nn
 
 from fcn_smp.models.base import Network
 from fcn_smp.models.caffe import caffe_alignment, check_caffe, pad_and_round_up
-from fcn_smp.models.encoder import build_encoder, resolve_encoder_name
-from fcn_smp.models.hidden import build_hidden, transplant
-from fcn_smp.models.pretrained import vgg_classifier
+from fcn_smp.models.encoder import build_encoder
+from fcn_smp.models.hidden import build_hidden, start_from_classifier
 from fcn_smp.models.taps import Taps, is_vgg
 from fcn_smp.models.upsampling import same_alignment
 
@@ -144,7 +140,7 @@ class FCN(Network):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        kwargs = self._without_other_decoders(kwargs)
+        kwargs = self.without_other_decoders(kwargs)
         if classes < 1:
             raise ValueError(f"classes must be 1 or more, got {classes}.")
         if decoder_alignment not in ("same", "caffe"):
@@ -186,36 +182,9 @@ class FCN(Network):
         self.config.update(encoder_weights=None, decoder_hidden_weights=None)
         self.initialize()
         if vgg and encoder_depth == 5 and decoder_hidden_channels != 0:
-            self._start_from_classifier(decoder_hidden_weights, encoder_weights, encoder_name)
+            start_from_classifier(self.decoder.hidden, decoder_hidden_weights, encoder_name, encoder_weights)
         elif decoder_hidden_weights not in ("classifier", None):
             raise ValueError("decoder_hidden_weights is for VGG encoders of encoder_depth 5 with fc6 and fc7.")
-
-    def _without_other_decoders(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Drop what other decoders of SMP take (``decoder_channels``), so that scripts for them run; not mistypings."""
-        foreign = [name for name in kwargs if name.startswith("decoder_")]
-        for name in foreign:
-            near = difflib.get_close_matches(name, inspect.signature(FCN).parameters, n=1, cutoff=0.85)
-            if near:
-                raise ValueError(f"There is no argument {name!r}; did you mean {near[0]!r}?")
-            warnings.warn(f"An FCN has no {name}; it is left out.", stacklevel=5)
-            self.config.pop(name, None)
-        return {name: value for name, value in kwargs.items() if name not in foreign}
-
-    def _start_from_classifier(self, weights: str | None, encoder_weights: str | None, encoder_name: str) -> None:
-        source = encoder_weights if weights == "classifier" else weights
-        if source is None:
-            return
-        classifier = vgg_classifier(resolve_encoder_name(encoder_name), source)
-        if classifier is not None:
-            transplant(self.decoder.hidden, classifier)
-        elif weights == "classifier":
-            warnings.warn(
-                f"{source} holds no fc6 and fc7, so they start from random weights; name a file that does with"
-                " decoder_hidden_weights, or set that to None.",
-                stacklevel=4,
-            )
-        else:
-            raise ValueError(f"decoder_hidden_weights: {source} holds no fc6 and fc7 of a VGG.")
 
     def initialize(self) -> None:
         """Initialise what SMP initialises, but for the scores (zero) and the upsampling (bilinear)."""

@@ -1,9 +1,13 @@
 """What stands between the encoder's coarsest map and its score."""
 
+import warnings
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+
+from fcn_smp.models.encoder import resolve_encoder_name
+from fcn_smp.models.pretrained import vgg_classifier
 
 
 def build_hidden(
@@ -68,6 +72,37 @@ def separable_conv(in_channels: int, channels: int, kernel: int, dropout: float)
         nn.ReLU(inplace=True),
         nn.Dropout(dropout),
     )
+
+
+def start_from_classifier(
+    hidden: nn.Module, weights: str | None, encoder_name: str, encoder_weights: str | None
+) -> None:
+    """Let fc6 and fc7 start from an ImageNet classifier, if there is one.
+
+    Args:
+        hidden: The layers of :func:`fc6_fc7`.
+        weights: ``"classifier"`` for the one that comes with the encoder's weights, ``"imagenet"``, the path of a file,
+            or None.
+        encoder_name: Name of the VGG encoder.
+        encoder_weights: What the encoder started from.
+
+    Raises:
+        ValueError: The classifier that was asked for cannot be had or does not fit.
+    """
+    source = encoder_weights if weights == "classifier" else weights
+    if source is None:
+        return
+    classifier = vgg_classifier(resolve_encoder_name(encoder_name), source)
+    if classifier is not None:
+        transplant(hidden, classifier)
+    elif weights == "classifier":
+        warnings.warn(
+            f"{source} holds no fc6 and fc7, so they start from random weights; name a file that does with"
+            " decoder_hidden_weights, or set that to None.",
+            stacklevel=4,
+        )
+    else:
+        raise ValueError(f"decoder_hidden_weights: {source} holds no fc6 and fc7 of a VGG.")
 
 
 def transplant(hidden: nn.Module, classifier: Mapping[str, Tensor]) -> None:
