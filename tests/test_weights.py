@@ -352,6 +352,17 @@ def test_other_precisions_become_single(imported, tmp_path, dtype, form):
     assert_the_same_bits(model.double()(x), foreign.caffe_network(doubled(single), x))
 
 
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@torch.no_grad()
+def test_the_largest_bilinear_kernel_is_known_in_half_precision(imported, tmp_path, dtype):
+    """It has no exact form there: 3969 of 4096 parts take twelve bits."""
+    tensors = {name: tensor.to(dtype) for name, tensor in caffe_tensors("fcn32s").items()}
+    assert not torch.equal(tensors["upscore.weight"].float(), caffe_tensors("fcn32s")["upscore.weight"])
+    model = imported(write(tmp_path / "weights", tensors, "state dict")[0])
+    assert not model.config["decoder_learn_upsampling"]
+
+
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize(
     ("network", "name", "value"),
