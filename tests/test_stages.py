@@ -452,6 +452,15 @@ def test_other_classes_keep_their_fresh_scores_and_the_rest_is_taken(place, fore
             torch.testing.assert_close(parameter, start.get_parameter(name), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("other", [False, True])
+def test_scores_for_other_classes_of_the_same_number_are_mentioned(place, tmp_path, other):
+    classes = [f"thing {k}" for k in range(21)] if other else VOCSegmentation.classes
+    source = save_random_model(tmp_path / "source", classes, Preprocessing((0.5,) * 3, (0.5,) * 3))
+    out = train(place / "plain.yaml", f"model.init_from={source}", "model.arch=fcn16s", "--dry-run")
+    assert ("other classes" in out) == other
+    assert "Starts untrained" not in out
+
+
 @pytest.fixture
 def seen():
     """What the network gets in training and in validation, and the labels beside it."""

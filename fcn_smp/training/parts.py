@@ -1,10 +1,9 @@
 """From a recipe to the parts of a run: the network and what it starts from, the loss, the loaders."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import lightning.pytorch as lightning
-from segmentation_models_pytorch.base import SegmentationModel
 
 from fcn_smp.data.class_weights import class_weights, count_classes
 from fcn_smp.data.dataset import IGNORE_INDEX, SegmentationDataset
@@ -46,7 +45,7 @@ def build(recipe: Recipe) -> Parts:
             f"trainer.batch_size is {recipe.trainer.batch_size}, but the split {recipe.data.train} has only"
             f" {len(train_set)} images; it should be that or less."
         )
-    model, usual, notes = build_network(recipe, len(train_set.classes))
+    model, usual, notes = build_network(recipe, train_set.classes)
     asked = {key: value for key, value in recipe.preprocessing if value is not None}
     preprocessing = usual._replace(**asked)
     options = recipe.loss
@@ -55,7 +54,7 @@ def build(recipe: Recipe) -> Parts:
     return Parts(task, SegmentationDataModule(recipe, train_set, val_set, preprocessing), preprocessing, notes)
 
 
-def build_network(recipe: Recipe, classes: int) -> tuple[FCN, Preprocessing, list[str]]:
+def build_network(recipe: Recipe, classes: Sequence[str]) -> tuple[FCN, Preprocessing, list[str]]:
     """Build the network with the weights that it starts from.
 
     Returns:
@@ -82,7 +81,7 @@ def check_stages(recipe: Recipe) -> None:
     for name, stage in recipe.staged().items():
         bare = stage.model.model_copy(update={"init_from": None, "encoder_weights": None})
         train_set = stage.data.open(stage.data.train)
-        model = build_network(stage.model_copy(update={"model": bare}), len(train_set.classes))[0]
+        model = build_network(stage.model_copy(update={"model": bare}), train_set.classes)[0]
         if before and "init_from" not in recipe.stages[name].get("model", {}):
             try:
                 transfer(before, model)
@@ -91,21 +90,23 @@ def check_stages(recipe: Recipe) -> None:
         before = model
 
 
-def _model(recipe: Recipe, classes: int) -> tuple[FCN, Preprocessing, list[str]]:
+def _model(recipe: Recipe, classes: Sequence[str]) -> tuple[FCN, Preprocessing, list[str]]:
     options = recipe.model.model_dump(exclude={"arch", "encoder_options", "init_from", "frozen"})
     source = recipe.model.init_from and Segmenter.load(recipe.model.init_from)
     if source:
         options |= {"encoder_weights": None, "decoder_hidden_weights": None}
-    model = ARCHITECTURES[recipe.model.arch](**options, classes=classes, **recipe.model.encoder_options)
+    model = ARCHITECTURES[recipe.model.arch](**options, classes=len(classes), **recipe.model.encoder_options)
     if not source:
         return model, encoder_preprocessing(recipe.model.encoder_name, recipe.model.encoder_weights), []
-    return model, source.preprocessing, list(_notes(recipe, source.model, transfer(source.model, model)))
+    return model, source.preprocessing, list(_notes(recipe, source, classes, transfer(source.model, model)))
 
 
-def _notes(recipe: Recipe, source: SegmentationModel, untrained: list[str]) -> Iterator[str]:
+def _notes(recipe: Recipe, source: Segmenter, classes: Sequence[str], untrained: list[str]) -> Iterator[str]:
     if untrained:
         yield f"Starts untrained: {', '.join(untrained)}."
-    alignment = source.config.get("decoder_alignment")
+    if len(source.classes) == len(classes) and source.classes != tuple(classes):
+        yield f"{recipe.model.init_from} knows other classes; their scores are taken over by number."
+    alignment = source.model.config.get("decoder_alignment")
     if alignment != recipe.model.decoder_alignment:
         yield (
             f"{recipe.model.init_from} has decoder_alignment={alignment}, this network"
