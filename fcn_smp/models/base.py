@@ -3,9 +3,12 @@
 import difflib
 import inspect
 import warnings
+from collections.abc import Callable
 from typing import Any
 
-from segmentation_models_pytorch.base import SegmentationModel
+from segmentation_models_pytorch.base import ClassificationHead, SegmentationModel
+from segmentation_models_pytorch.base.modules import Activation
+from torch import nn
 
 
 class Network(SegmentationModel):
@@ -28,6 +31,17 @@ class Network(SegmentationModel):
             warnings.warn(f"{type(self).__name__} has no {name}; it is left out.", stacklevel=5)
             self.config.pop(name, None)
         return {name: value for name, value in kwargs.items() if name not in foreign}
+
+    def add_heads(
+        self, encoder_name: str, activation: str | Callable[..., Any] | None, aux_params: dict[str, Any] | None
+    ) -> None:
+        """Add what SMP expects behind a decoder whose scores are the logits, and the network's name."""
+        self.segmentation_head = nn.Sequential(nn.Identity(), Activation(activation))
+        width = self.encoder.out_channels[-1]
+        self.classification_head = ClassificationHead(in_channels=width, **aux_params) if aux_params else None
+        self.name = f"{type(self).__name__.lower()}-{encoder_name}"
+        # A saved model holds its weights: loading it must not fetch those that it started from.
+        self.config["encoder_weights"] = None
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
         """Return SMP's model card, with the import that loading needs and no word on the licence of the weights."""

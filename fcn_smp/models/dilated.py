@@ -19,9 +19,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch.nn.functional as F
-from segmentation_models_pytorch.base import ClassificationHead
 from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
-from segmentation_models_pytorch.base.modules import Activation
 from torch import Tensor, nn
 
 from fcn_smp.models.base import Network
@@ -135,12 +133,7 @@ class DilatedFCN(Network):
             if decoder_auxiliary
             else None
         )
-        # The decoder's scores are the logits; SMP expects a head all the same.
-        self.segmentation_head = nn.Sequential(nn.Identity(), Activation(activation))
-        self.classification_head = ClassificationHead(in_channels=last, **aux_params) if aux_params else None
-        self.name = f"dilatedfcn-{encoder_name}"
-        # A saved model holds its encoder: loading it must not fetch the encoder's weights again.
-        self.config["encoder_weights"] = None
+        self.add_heads(encoder_name, activation, aux_params)
         # SMP's initialize() is not called: the heads start as PyTorch's layers do, as those of torchvision (and of
         # SMP's own dilated network, DeepLabV3).
 

@@ -9,10 +9,8 @@ One decoder serves all variants: FCN-32s scores the map of stride 32 alone; 16s,
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
-from segmentation_models_pytorch.base import ClassificationHead
 from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
-from segmentation_models_pytorch.base.modules import Activation
 from torch import Tensor, nn
 
 from fcn_smp.models.base import Network
@@ -172,14 +170,8 @@ class FCN(Network):
             _checked_scales(decoder_skip_scales, skips=len(taps.channels) - 1),
             *align(classes, taps.strides, learned=decoder_learn_upsampling),
         )
-        # The decoder's scores are the logits; SMP expects a head all the same.
-        self.segmentation_head = nn.Sequential(nn.Identity(), Activation(activation))
-        self.classification_head = (
-            ClassificationHead(in_channels=encoder.out_channels[-1], **aux_params) if aux_params else None
-        )
-        self.name = f"{type(self).__name__.lower()}-{encoder_name}"
-        # A saved model holds its weights: loading it must not fetch those that it started from.
-        self.config.update(encoder_weights=None, decoder_hidden_weights=None)
+        self.add_heads(encoder_name, activation, aux_params)
+        self.config["decoder_hidden_weights"] = None
         self.initialize()
         if vgg and encoder_depth == 5 and decoder_hidden_channels != 0:
             start_from_classifier(self.decoder.hidden, decoder_hidden_weights, encoder_name, encoder_weights)
