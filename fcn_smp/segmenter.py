@@ -100,11 +100,6 @@ class Segmenter:
         return cls(model.to(device), Preprocessing(**preprocessing), classes, palette)
 
 
-def is_model_directory(path: Path) -> bool:
-    """Tell whether ``path`` is a model directory or a run directory with a model."""
-    return any((directory / "config.json").is_file() for directory in (path / "model", path))
-
-
 def _model_directory(source: str) -> str:
     path = Path(source)
     for directory in (path / "model", path):

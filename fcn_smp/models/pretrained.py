@@ -17,8 +17,11 @@ WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
 # Where the checkpoints of torchfcn, torchvision and many training scripts have the weights.
 _CHECKPOINT_KEYS = ("model_state_dict", "state_dict", "model")
 
-# How timm, torchvision and Caffe (and what was converted from it) name VGG's first two fully connected layers.
-_CLASSIFIERS = (("pre_logits.fc1", "pre_logits.fc2"), ("classifier.0", "classifier.3"), ("fc6", "fc7"))
+# Names of VGG's fully connected layers: timm's and torchvision's, and Caffe's for them.
+_FULLY_CONNECTED = {
+    "pre_logits.fc1": "fc6", "pre_logits.fc2": "fc7", "head.fc": "fc8",
+    "classifier.0": "fc6", "classifier.3": "fc7", "classifier.6": "fc8",
+}  # fmt: skip
 
 
 def weight_file(weights: str | bool | None) -> Path | None:
@@ -94,17 +97,27 @@ def vgg_classifier(encoder_name: str, weights: str | bool) -> dict[str, Tensor] 
 
 
 def _as_convolutions(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    for names in _CLASSIFIERS:
-        if all(f"{name}.{kind}" in state for name in names for kind in ("weight", "bias")):
-            first, second = names
-            fc6, fc7 = state[f"{first}.weight"], state[f"{second}.weight"]
-            if fc6.ndim == 2 and fc6.shape[1] != 512 * 7 * 7:
-                return None
-            # A linear layer takes VGG's 512 maps of 7x7 pixels one after the other.
-            return {
-                "fc6.weight": fc6 if fc6.ndim == 4 else fc6.view(len(fc6), 512, 7, 7),
-                "fc6.bias": state[f"{first}.bias"],
-                "fc7.weight": fc7 if fc7.ndim == 4 else fc7[:, :, None, None],
-                "fc7.bias": state[f"{second}.bias"],
-            }
-    return None
+    layers = in_caffe_names(state)
+    names = ("fc6.weight", "fc6.bias", "fc7.weight", "fc7.bias")
+    if any(name not in layers for name in names) or layers["fc6.weight"].ndim != 4:
+        return None
+    return {name: layers[name] for name in names}
+
+
+def in_caffe_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name the fully connected layers of a VGG fc6, fc7 and fc8, as convolutions; other tensors stay as they are."""
+    named = {}
+    for key, tensor in state.items():
+        layer, _, kind = key.rpartition(".")
+        name = f"{_FULLY_CONNECTED[layer]}.{kind}" if layer in _FULLY_CONNECTED else key
+        named[name] = as_convolution(name, tensor)
+    return named
+
+
+def as_convolution(name: str, tensor: Tensor) -> Tensor:
+    """Give the weight of one of VGG's fully connected layers, by Caffe's name, the shape of a convolution's."""
+    if name == "fc6.weight" and tensor.ndim == 2 and tensor.shape[1] == 512 * 7 * 7:
+        return tensor.view(-1, 512, 7, 7)  # it takes the 512 maps of 7x7 pixels one after the other
+    if name in ("fc7.weight", "fc8.weight") and tensor.ndim == 2:
+        return tensor[:, :, None, None]
+    return tensor

@@ -10,11 +10,11 @@ from fcn_smp.errors import UserError
 from fcn_smp.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from fcn_smp.models.pretrained import read_state_dict
 from fcn_smp.registry import ARCHITECTURES
-from fcn_smp.segmenter import Segmenter, is_model_directory
+from fcn_smp.segmenter import Segmenter
 from fcn_smp.weights.caffe import read_caffemodel
 from fcn_smp.weights.class_names import PASCAL_CONTEXT, SIFT_FLOW
 from fcn_smp.weights.keras import read_keras
-from fcn_smp.weights.layers import Layers, build, found_arch
+from fcn_smp.weights.layers import Layers, build, found_arch, is_classifier
 from fcn_smp.weights.own import fold_skip_scales, transfer
 from fcn_smp.weights.torchvision import build_dilated, build_from_classifier
 
@@ -112,7 +112,7 @@ def _import_state_dict(path: Path, arch: str | None, at_once: bool) -> Imported:
 def _import_layers(
     layers: Layers, origin: str, preprocessing: Preprocessing, arch: str | None, at_once: bool
 ) -> Imported:
-    classifier = "fc8" in layers and "score_fr" not in layers
+    classifier = is_classifier(layers)
     found = "fcn32s" if classifier else found_arch(layers)
     if arch not in (None, found) and not classifier:
         raise UserError(
@@ -152,14 +152,12 @@ def _skip_scales(layers: Layers, at_once: bool) -> list[float] | None:
 
 
 def _import_own(path: Path, arch: str | None, at_once: bool) -> Imported:
-    if not is_model_directory(path):
-        raise UserError(f"{path} is neither a run nor a model directory: it has no config.json.")
     source = Segmenter.load(path)
     found = type(source.model).__name__.lower()
     if found not in ARCHITECTURES:
         raise UserError(f"{path} is a {found}; only {', '.join(ARCHITECTURES)} turn into each other.")
-    skips: Any = getattr(source.model.decoder, "skip_scales", [])
-    if at_once and all(scale == 1 for scale in skips):
+    decoder: Any = source.model.decoder
+    if at_once and all(scale == 1 for scale in decoder.skip_scales):
         raise UserError(f"{path} has no skip scales that --at-once could keep.")
     if not at_once:
         fold_skip_scales(source.model)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fcn_smp.errors import UserError
 from fcn_smp.models.fcn import FCN
+from fcn_smp.models.pretrained import as_convolution
 from fcn_smp.models.upsampling import bilinear_kernel
 from fcn_smp.registry import ARCHITECTURES
 
@@ -38,7 +39,7 @@ class Layers:
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], source: object) -> None:
-        self.tensors = {name: _convolutional(name, tensor) for name, tensor in tensors.items()}
+        self.tensors = {name: as_convolution(name, _without_units(name, t.float())) for name, t in tensors.items()}
         self.source = source
         self.unused = dict.fromkeys(tensors)
 
@@ -69,16 +70,15 @@ class Layers:
         return tensor
 
 
-def _convolutional(name: str, tensor: Tensor) -> Tensor:
-    """Turn the weight of one of VGG's fully connected layers into that of a convolution."""
-    tensor = tensor.float()
-    if name in ("fc6.weight", "fc7.weight", "fc8.weight") and tensor.ndim == 4 and tensor.shape[:2] == (1, 1):
-        tensor = tensor[0, 0]  # of V1, which puts ones before the dimensions of a fully connected layer
-    if name == "fc6.weight" and tensor.ndim == 2 and tensor.shape[1] == 512 * 7 * 7:
-        return tensor.view(-1, 512, 7, 7)
-    if name in ("fc7.weight", "fc8.weight") and tensor.ndim == 2:
-        return tensor[:, :, None, None]
-    return tensor
+def _without_units(name: str, tensor: Tensor) -> Tensor:
+    """Drop the ones that Caffe's V1 form puts before the dimensions of a fully connected layer."""
+    fully_connected = name in ("fc6.weight", "fc7.weight", "fc8.weight")
+    return tensor[0, 0] if fully_connected and tensor.ndim == 4 and tensor.shape[:2] == (1, 1) else tensor
+
+
+def is_classifier(layers: Layers) -> bool:
+    """Tell whether the layers are of a VGG16 classifier, which has fc8 instead of scores."""
+    return "fc8" in layers and "score_fr" not in layers
 
 
 def found_arch(layers: Layers) -> Literal["fcn32s", "fcn16s", "fcn8s"]:
@@ -111,9 +111,9 @@ def build(
     Raises:
         UserError: A layer is missing, has another shape, or is an upsampling that the network cannot do.
     """
-    score = "fc8" if "fc8" in layers and "score_fr" not in layers else "score_fr"
+    classifier = is_classifier(layers)
+    score = "fc8" if classifier else "score_fr"
     hidden, classes = layers.count("fc6.weight"), layers.count(f"{score}.weight")
-    classifier = score == "fc8"
     skips = [] if classifier else _SKIPS[arch]
     kernels = [_upsampling(layers, name, classes, 2) for _, name in skips]
     fixed = all(_is_bilinear(kernel) for kernel in kernels)

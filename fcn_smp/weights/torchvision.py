@@ -1,15 +1,15 @@
 """torchvision's weights: ``fcn_resnet50`` and ``fcn_resnet101``, and the classifiers of the VGG family (timm's too)."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from fcn_smp.errors import UserError
 from fcn_smp.models.dilated import DilatedFCN
 from fcn_smp.models.fcn import FCN
+from fcn_smp.models.hidden import transplant
+from fcn_smp.models.pretrained import in_caffe_names
 from fcn_smp.registry import ARCHITECTURES
 from fcn_smp.weights.layers import Layers
 
@@ -19,12 +19,6 @@ _DILATED_KEYS = {
     r"classifier\.4\.": "decoder.score.",
     r"aux_classifier\.([01])\.": r"auxiliary_decoder.hidden.\1.",
     r"aux_classifier\.4\.": "auxiliary_decoder.score.",
-}
-
-_CLASSIFIER_KEYS = {
-    r"(classifier\.0|pre_logits\.fc1)\.": "fc6.",
-    r"(classifier\.3|pre_logits\.fc2)\.": "fc7.",
-    r"(classifier\.6|head\.fc)\.": "fc8.",
 }
 
 
@@ -45,18 +39,18 @@ def build_dilated(state: dict[str, Tensor], path: Path) -> tuple[DilatedFCN, lis
     model: DilatedFCN = DilatedFCN(
         f"tu-resnet{depth}", encoder_weights=None, decoder_auxiliary=auxiliary, classes=len(classes)
     )
-    renamed = {_renamed(key, _DILATED_KEYS): value for key, value in state.items()}
+    renamed = {_renamed(key): value for key, value in state.items()}
     own = model.state_dict()
     try:
         model.load_state_dict({key: value for key, value in renamed.items() if key in own})
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip().rstrip(".")
         raise UserError(f"{path} is no fcn_resnet{depth} of torchvision: {reason}.") from error
-    return model, [key for key in state if _renamed(key, _DILATED_KEYS) not in own]
+    return model, [key for key in state if _renamed(key) not in own]
 
 
-def _renamed(key: str, names: Mapping[str, str]) -> str:
-    for old, new in names.items():
+def _renamed(key: str) -> str:
+    for old, new in _DILATED_KEYS.items():
         if re.match(old, key):
             return re.sub(f"^{old}", new, key)
     return key
@@ -78,20 +72,23 @@ def build_from_classifier(state: dict[str, Tensor], path: Path, arch: str) -> tu
     if len(convs) not in encoders:
         raise UserError(f"{path} has {len(convs)} convolutions under features.; those of VGG have 8, 10, 13 or 16.")
     norm = any(key.endswith("running_mean") for key in state)
-    layers = Layers({_renamed(key, _CLASSIFIER_KEYS): value for key, value in state.items()}, path)
+    layers = Layers(in_caffe_names(state), path)
     width, classes = layers.count("fc6.weight"), layers.count("fc8.weight")
     shapes = {"fc6": (width, 512, 7, 7), "fc7": (width, width, 1, 1), "fc8": (classes, width, 1, 1)}
-    taken = {name: (layers.take(f"{name}.weight", s), layers.take(f"{name}.bias", s[:1])) for name, s in shapes.items()}
+    classifier = {}
+    for name, shape in shapes.items():
+        classifier[f"{name}.weight"] = layers.take(f"{name}.weight", shape)
+        classifier[f"{name}.bias"] = layers.take(f"{name}.bias", shape[:1])
     try:
         model: FCN = ARCHITECTURES[arch](
             encoder_name=encoders[len(convs)] + "_bn" * norm,
             encoder_weights=str(path.absolute()),
+            decoder_hidden_weights=None,
             decoder_hidden_channels=width,
             classes=classes,
         )
     except ValueError as error:
         raise UserError(str(error)) from error
-    with torch.no_grad():
-        for own, value in zip(model.decoder.score.parameters(), taken["fc8"], strict=True):
-            own.copy_(value)
+    transplant(model.decoder.hidden, classifier)
+    model.decoder.score.load_state_dict({"weight": classifier["fc8.weight"], "bias": classifier["fc8.bias"]})
     return model, [key for key in layers.unused if not key.startswith("features.")]
