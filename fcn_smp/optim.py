@@ -46,12 +46,12 @@ def freeze(model: nn.Module, parts: Sequence[str]) -> None:
         ValueError: The network has no such part, or nothing is left to train.
     """
     for part in parts:
-        try:
-            inside = model.get_submodule(part).parameters()
-        except AttributeError:
-            inside = [parameter for name, parameter in model.named_parameters() if name == part]  # type: ignore[assignment]
-        frozen = [parameter.requires_grad_(False) for parameter in inside]
-        if not frozen:
+        inside = [
+            parameter for name, parameter in model.named_parameters() if f"{name}.".startswith(part and f"{part}.")
+        ]
+        for parameter in inside:
+            parameter.requires_grad_(False)
+        if not inside:
             near = difflib.get_close_matches(part, [name for name, _ in model.named_modules()], n=3)
             hint = f"; near ones are {', '.join(near)}" if near else ", such as encoder or decoder.hidden"
             raise ValueError(f"The network has no part {part!r} with weights{hint}.")

@@ -136,33 +136,35 @@ class Loss(Section):
     reduction: Literal["mean", "sum"] = Field("mean", description="Over the labelled pixels of a batch.")
 
 
-class AdamW(Section):
-    """Loshchilov and Hutter, ICLR 2019."""
+class Optimizer(Section):
+    """What all optimisers have."""
 
-    kind: Literal["adamw"]
-    lr: Rate = Field(1e-3, description="Learning rate of the decoder.")
-    encoder_lr: Rate = Field(3e-4, description="Learning rate of the encoder.")
-    bias_lr_factor: Rate = Field(1.0, description="Factor of the rates for biases.")
-    weight_decay: float = Field(1e-2, ge=0)
-
-
-class Adam(Section):
-    """Kingma and Ba, ICLR 2015; the decay is part of the gradient."""
-
-    kind: Literal["adam"]
+    kind: str
     lr: Rate = Field(1e-3, description="Learning rate of the decoder.")
     encoder_lr: Rate = Field(3e-4, description="Learning rate of the encoder.")
     bias_lr_factor: Rate = Field(1.0, description="Factor of the rates for biases.")
     weight_decay: float = Field(0.0, ge=0)
 
 
-class SGD(Section):
+class AdamW(Optimizer):
+    """Loshchilov and Hutter, ICLR 2019."""
+
+    kind: Literal["adamw"]
+    weight_decay: float = Field(1e-2, ge=0)
+
+
+class Adam(Optimizer):
+    """Kingma and Ba, ICLR 2015; the decay is part of the gradient."""
+
+    kind: Literal["adam"]
+
+
+class SGD(Optimizer):
     """Stochastic gradient descent with momentum."""
 
     kind: Literal["sgd"]
     lr: Rate = Field(1e-2, description="Learning rate of the decoder.")
     encoder_lr: Rate = Field(1e-2, description="Learning rate of the encoder.")
-    bias_lr_factor: Rate = Field(1.0, description="Factor of the rates for biases.")
     weight_decay: float = Field(5e-4, ge=0)
     momentum: Fraction = 0.9
     nesterov: bool = False

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from fcn_smp.errors import UserError
 from fcn_smp.files import write_text
-from fcn_smp.recipe import Recipe
+from fcn_smp.recipe import Recipe, load_recipe
 
 # What may differ when a run is resumed: where it runs, not what it computes.
 _PLACE = ("name", *(f"trainer.{key}" for key in ("workers", "accelerator", "devices", "num_nodes", "strategy")))
@@ -48,8 +47,8 @@ def check_directory(recipe: Recipe, run: Path, *, resume: bool) -> None:
     if not (run / "recipe.yaml").is_file():
         raise UserError(f"{run} cannot be resumed: it has no recipe.yaml; leave out --resume to start anew.")
     try:
-        before = _settings(Recipe.model_validate(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))))
-    except ValueError as error:
+        before = _settings(load_recipe(run / "recipe.yaml"))
+    except UserError as error:
         raise UserError(f"{run} cannot be resumed: its recipe.yaml is not one of this version.") from error
     now = _settings(recipe)
     for key in before | now:

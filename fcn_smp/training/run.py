@@ -117,10 +117,9 @@ def dry_run(recipe: Recipe, console: Console) -> None:
     """
     if recipe.stages:
         check_stages(recipe)
-    for name, stage in recipe.staged().items():
-        console.print(f"Stage {name}", highlight=False)
-        dry_run(stage, console)
-    if recipe.stages:
+        for name, stage in recipe.staged().items():
+            console.print(f"Stage {name}", highlight=False)
+            dry_run(stage, console)
         return
     parts = build(recipe)
     _print_notes(parts, console)
