@@ -1,5 +1,6 @@
 """What several tests need: tiny data sets on disk or in memory, and the form of every message to the user."""
 
+import csv
 import io
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -111,3 +112,14 @@ def one_sentence(*parts: object) -> Iterator[None]:
     assert message.endswith((".", "?")), message
     for part in parts:
         assert str(part) in message, message
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    """Return the rows of a run's table, but for the time that each epoch took."""
+    with (run / "metrics.csv").open() as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def tree(folder: Path) -> dict[Path, int]:
+    """Return all that lies in a folder, with the time of its last change."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from helpers import write_voc
+from helpers import rows, tree, write_voc
 from PIL import Image
 
 from fcn_smp import cli
@@ -66,15 +66,6 @@ def trained(tmp_path_factory):
     # One thread, as in the tests' own process: sums of floats depend on how they are split.
     subprocess.run(script, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     return root
-
-
-def rows(run):
-    with (run / "metrics.csv").open() as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
-
-
-def tree(folder):
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def test_a_run_directory_holds_everything(trained):

@@ -1,7 +1,6 @@
 """Training in stages, from other weights, with parts frozen and on whole images, as a user meets it."""
 
 import contextlib
-import csv
 import dataclasses
 import io
 import json
@@ -14,7 +13,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 import yaml
-from helpers import write_voc
+from helpers import rows, tree, write_voc
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -123,15 +122,6 @@ def start(tmp_path_factory):
 
 def weights(run):
     return load_file((run / "model" if (run / "model").is_dir() else run) / "model.safetensors")
-
-
-def rows(run):
-    with (run / "metrics.csv").open() as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
-
-
-def tree(folder):
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def contents(folder):

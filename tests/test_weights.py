@@ -1141,6 +1141,12 @@ def test_a_network_of_keras_that_does_not_fit_is_refused(refused, tmp_path, dama
     refused(tmp_path / "weights.h5")
 
 
+def spoilt(state, name, shape):
+    """Return the state without a tensor, or with one of another shape."""
+    others = {key: tensor for key, tensor in state.items() if key != name}
+    return others if shape is None else {**others, name: torch.zeros(()).expand(shape)}
+
+
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
@@ -1164,11 +1170,7 @@ def test_a_network_of_keras_that_does_not_fit_is_refused(refused, tmp_path, dama
 )
 def test_a_classifier_that_does_not_fit_is_refused(refused, tmp_path, name, shape):
     state = hollow(classifier_of_torchvision("vgg11").state_dict())
-    if shape is None:
-        del state[name]
-    else:
-        state[name] = torch.zeros(()).expand(shape)
-    foreign.write_torch(tmp_path / "vgg.pth", state)
+    foreign.write_torch(tmp_path / "vgg.pth", spoilt(state, name, shape))
     refused(tmp_path / "vgg.pth")
 
 
@@ -1187,11 +1189,7 @@ def test_a_classifier_that_does_not_fit_is_refused(refused, tmp_path, name, shap
 def test_a_dilated_network_that_does_not_fit_is_refused(refused, tmp_path, name, shape):
     with torch.device("meta"):
         state = hollow(dilated.__wrapped__(50).state_dict())
-    if shape is None:
-        del state[name]
-    else:
-        state[name] = torch.zeros(()).expand(shape)
-    foreign.write_torch(tmp_path / "fcn.pth", state)
+    foreign.write_torch(tmp_path / "fcn.pth", spoilt(state, name, shape))
     refused(tmp_path / "fcn.pth")
 
 
