@@ -318,7 +318,8 @@ def tiny_network(arch):
 def test_any_size_is_aligned(arch, height, width):
     model = tiny_network(arch)
     x = images(1, 3, height, width, dtype=torch.float64)
-    assert_the_same_bits(model(x), as_released(arch, model, x))
+    # Not assert_the_same_bits: the logits of a few pixels may well be alike.
+    assert torch.equal(model(x), as_released(arch, model, x))
 
 
 @pytest.mark.parametrize("learned", [False, True])
