@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from fcn_smp.data.dataset import IGNORE_INDEX
+from fcn_smp.data.labels import IGNORE_INDEX
 from fcn_smp.data.voc import VOCSegmentation
 from fcn_smp.errors import UserError
 from fcn_smp.metrics import ConfusionMatrix

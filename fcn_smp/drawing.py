@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fcn_smp.data.dataset import IGNORE_INDEX, Array
+from fcn_smp.data.labels import IGNORE_INDEX, Array
 from fcn_smp.files import whole
 
 

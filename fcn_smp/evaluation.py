@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from fcn_smp.data.dataset import IGNORE_INDEX, SegmentationDataset
+from fcn_smp.data.dataset import SegmentationDataset
+from fcn_smp.data.labels import IGNORE_INDEX
 from fcn_smp.errors import UserError
 from fcn_smp.files import write_text
 from fcn_smp.metrics import ConfusionMatrix, Scores

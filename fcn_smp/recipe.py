@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+Byte = Annotated[int, Field(ge=0, le=255)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # A run directory must find its data from wherever it is used.
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
@@ -67,38 +68,129 @@ class Model(Section):
         return str(Path(source).expanduser().absolute()) if source and local else source
 
 
-class VOCData(Section):
+Code = Annotated[int, Field(ge=0, le=255)] | tuple[Byte, Byte, Byte]
+"""What a class is in a label: a number, or a colour."""
+
+
+class DataSection(Section):
+    """What all data sets have."""
+
+    train: str = "train"
+    val: str = "val"
+    classes: dict[str, list[int | str] | Literal["rest"]] | None = Field(
+        None,
+        description="Classes made of the data set's, by number or name: {vehicle: [car, bus], background: rest}; what"
+        " none takes is void. A single class, {road: [7]}, stands against the rest.",
+    )
+
+    def open(self, split: str) -> "SegmentationDataset":
+        """Open one split."""
+        dataset = self.open_whole(split)
+        return dataset.select(self.classes) if self.classes else dataset
+
+    def open_whole(self, split: str) -> "SegmentationDataset":
+        """Open one split with the classes that the data set has."""
+        raise NotImplementedError
+
+
+class VOCData(DataSection):
     """PASCAL VOC 2007 or 2012."""
 
     kind: Literal["voc"]
     year: Literal[2007, 2012]
     root: AbsolutePath = Field(description="The folder that holds VOCdevkit, or the tar archive itself.")
     train: str = Field("train", description="A split, or the path of a text file with one id a line.")
-    val: str = "val"
 
-    def open(self, split: str) -> "SegmentationDataset":
-        """Open one split."""
+    def open_whole(self, split: str) -> "SegmentationDataset":
+        """Open one split with the classes that the data set has."""
         from fcn_smp.data.voc import VOCSegmentation
 
         return VOCSegmentation(self.root, split, self.year)
 
 
-class DemoData(Section):
+class CamVidData(DataSection):
+    """CamVid in SegNet's classes."""
+
+    kind: Literal["camvid"]
+    root: AbsolutePath = Field(description="The folder that holds CamVid, or a tar archive of it.")
+    void_class: bool = Field(False, description="Make void a twelfth class.")
+
+    def open_whole(self, split: str) -> "SegmentationDataset":
+        """Open one split with the classes that the data set has."""
+        from fcn_smp.data.camvid import CamVid
+
+        return CamVid(self.root, split, void_class=self.void_class)
+
+
+class KITTIRoadData(DataSection):
+    """KITTI road: road against the rest."""
+
+    kind: Literal["kitti_road"]
+    root: AbsolutePath = Field(description="The folder that holds data_road.")
+
+    def open_whole(self, split: str) -> "SegmentationDataset":
+        """Open one split with the classes that the data set has."""
+        from fcn_smp.data.kitti_road import KITTIRoad
+
+        return KITTIRoad(self.root, split)
+
+
+class CARLAData(DataSection):
+    """Drives in CARLA, as Lyft and Udacity gave them out."""
+
+    kind: Literal["carla"]
+    root: AbsolutePath = Field(description="A folder with CameraRGB and CameraSeg at any depth.")
+
+    def open_whole(self, split: str) -> "SegmentationDataset":
+        """Open one split with the classes that the data set has."""
+        from fcn_smp.data.carla import CARLA
+
+        return CARLA(self.root, split)
+
+
+class FolderData(DataSection):
+    """Images and labels of one's own; see :class:`fcn_smp.data.folder.ImageFolder`."""
+
+    kind: Literal["folder"]
+    root: AbsolutePath = Field(description="What holds both folders, or a tar archive of it.")
+    images: str = Field("images", description="Folder of the images; {split} stands for the split's name.")
+    labels: str = Field("labels", description="Folder of the labels, likewise.")
+    label_suffix: str = Field("", description="What labels are called more than images, such as _mask.")
+    names: dict[str, Code] | list[str] | AbsolutePath = Field(
+        description="The classes: names, {name: number}, {name: [red, green, blue]}, or the path of a text file."
+    )
+    void: list[Code] = Field([], description="Numbers or colours of no class. 255 is, unless it is a class.")
+    train: str = Field("train", description="A split, or the path of a text file with one name a line.")
+    val_share: float = Field(0.2, gt=0, lt=1, description="Share of val where splits are drawn.")
+    seed: int = Field(0, ge=0, description="Of the drawing.")
+
+    def open_whole(self, split: str) -> "SegmentationDataset":
+        """Open one split with the classes that the data set has."""
+        from fcn_smp.data.folder import ImageFolder, read_names
+
+        names = self.names
+        if isinstance(names, Path):
+            names = read_names(names)
+        elif isinstance(names, list):
+            names = {name: number for number, name in enumerate(names)}
+        options = self.model_dump(include={"images", "labels", "label_suffix", "void", "val_share", "seed"})
+        return ImageFolder(self.root, split, names, **options)
+
+
+class DemoData(DataSection):
     """The embedded scenes: drawn at first use, no download."""
 
     kind: Literal["demo"]
     root: AbsolutePath | None = Field(None, description="Where the scenes are written; null: the user's cache folder.")
-    train: str = "train"
-    val: str = "val"
 
-    def open(self, split: str) -> "SegmentationDataset":
-        """Open one split."""
+    def open_whole(self, split: str) -> "SegmentationDataset":
+        """Open one split with the classes that the data set has."""
         from fcn_smp.data.demo import DemoScenes
 
         return DemoScenes(self.root, split)
 
 
-Data = Annotated[VOCData | DemoData, Field(discriminator="kind")]
+Data = Annotated[VOCData | CamVidData | KITTIRoadData | CARLAData | FolderData | DemoData, Field(discriminator="kind")]
 
 
 class Augmentation(Section):

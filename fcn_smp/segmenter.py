@@ -14,7 +14,7 @@ from segmentation_models_pytorch.base import SegmentationModel
 from torch import Tensor
 
 import fcn_smp.models  # noqa: F401  (registers our classes, so that SMP can load them)
-from fcn_smp.data.dataset import Array
+from fcn_smp.data.labels import Array
 from fcn_smp.data.transforms import Preprocess
 from fcn_smp.data.voc import voc_palette
 from fcn_smp.errors import UserError

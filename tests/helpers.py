@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn_smp.data.dataset import IGNORE_INDEX, Array, SegmentationDataset
+from fcn_smp.data.dataset import SegmentationDataset
+from fcn_smp.data.labels import IGNORE_INDEX, Array
 from fcn_smp.data.voc import voc_palette
 from fcn_smp.errors import UserError
 

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from fcn_smp.data import demo
-from fcn_smp.data.dataset import IGNORE_INDEX, Sample
+from fcn_smp.data.dataset import Sample
 from fcn_smp.data.demo import DemoScenes
+from fcn_smp.data.labels import IGNORE_INDEX
 from fcn_smp.errors import UserError
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fcn_smp.data.dataset import IGNORE_INDEX, Array
+from fcn_smp.data.labels import IGNORE_INDEX, Array
 from fcn_smp.data.voc import VOCSegmentation, voc_palette
 from fcn_smp.drawing import overlay, palette_image, panel, save_image
 

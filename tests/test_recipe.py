@@ -326,7 +326,10 @@ WRONG = {
     "wrong number": ("data.year=2008", "data.year is 2008; it should be 2007 or 2012."),
     "choice of methods": ("loss.class_weights=mean", "loss.class_weights is 'mean'; it should be 'inverse_frequency'"),
     "wrong kind": ("optimizer.kind=lion", "optimizer.kind is 'lion'; it should be one of adamw, adam, sgd."),
-    "wrong kind of data": ("data.kind=coco", "data.kind is 'coco'; it should be one of voc, demo."),
+    "wrong kind of data": (
+        "data.kind=coco",
+        "data.kind is 'coco'; it should be one of voc, camvid, kitti_road, carla, folder, demo.",
+    ),
     "no section": ("trainer=3", "trainer is 3; it should be a valid dictionary"),
     "no section of a kind": ("optimizer=sgd", "optimizer is 'sgd'; it should be a valid dictionary"),
     "wrong alignment": (
@@ -362,8 +365,11 @@ def test_wrong_value_is_named_with_what_would_be_right(override: str, sentence: 
         ({}, "the key data is missing."),
         ({"data": {"kind": "voc", "year": 2007}}, "the key data.root is missing."),
         ({"data": {"kind": "voc", "root": "x"}}, "the key data.year is missing."),
-        ({"data": {"root": "x"}}, "data.kind is 'missing'; it should be one of voc, demo."),
-        ({"data": {"kind": "demo", "year": 2007}}, "unknown key data.year; known: kind, root, train, val."),
+        (
+            {"data": {"root": "x"}},
+            "data.kind is 'missing'; it should be one of voc, camvid, kitti_road, carla, folder, demo.",
+        ),
+        ({"data": {"kind": "demo", "year": 2007}}, "unknown key data.year; known: train, val, classes, kind, root."),
         ({"data": {"kind": "demo"}, "model": {"arch": 8}}, "model.arch is 8; it should be 'fcn32s'"),
         ({"data": {"kind": "demo"}, "schedule": None}, "schedule is None; it should be a valid dictionary"),
     ],

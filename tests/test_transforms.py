@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fcn_smp.data.dataset import IGNORE_INDEX, Array
+from fcn_smp.data.labels import IGNORE_INDEX, Array
 from fcn_smp.data.transforms import Augment, Preprocess
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

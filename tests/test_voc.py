@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from fcn_smp.data.dataset import Sample, decode_image, decode_label, read_image
+from fcn_smp.data.dataset import Sample, decode_image, read_image
+from fcn_smp.data.labels import decode_numbers
 from fcn_smp.data.voc import VOCSegmentation, voc_palette
 from fcn_smp.errors import UserError
 
@@ -429,7 +430,7 @@ def test_label_keeps_its_numbers_with_and_without_a_palette(palette: bool) -> No
     image = Image.fromarray(label)
     if palette:
         image.putpalette(voc_palette().tobytes())
-    np.testing.assert_array_equal(decode_label(encode(image, "PNG"), "x.png"), label)
+    np.testing.assert_array_equal(decode_numbers(encode(image, "PNG"), "x.png"), label)
 
 
 def test_image_file_is_read_by_its_path(tmp_path: Path) -> None:
@@ -475,7 +476,7 @@ def test_label_with_a_damaged_header_is_named() -> None:
     content = bytearray(encode(Image.new("L", (9, 7)), "PNG"))
     content[8:12] = (12).to_bytes(4, "big")  # length of the header chunk, 13 in a whole file
     with one_sentence("x.png"):
-        decode_label(bytes(content), "x.png")
+        decode_numbers(bytes(content), "x.png")
 
 
 def test_image_with_damaged_exif_is_named() -> None:

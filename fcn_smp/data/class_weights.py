@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from fcn_smp.data.dataset import IGNORE_INDEX, SegmentationDataset
+from fcn_smp.data.dataset import SegmentationDataset
+from fcn_smp.data.labels import IGNORE_INDEX
 
 Method = Literal["inverse_frequency", "median_frequency", "effective_number"]
 

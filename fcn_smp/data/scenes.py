@@ -13,7 +13,7 @@ import numpy.typing as npt
 from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from fcn_smp.data.dataset import IGNORE_INDEX, Array
+from fcn_smp.data.labels import IGNORE_INDEX, Array
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]

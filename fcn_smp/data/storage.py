@@ -15,6 +15,10 @@ class Storage(Protocol):
         """Tell whether there is such a file or folder."""
         ...
 
+    def files(self, folder: str = "") -> list[str]:
+        """Return the paths of all files below a folder, sorted."""
+        ...
+
     def read(self, path: str) -> bytes:
         """Return the content of a file; raise :class:`~fcn_smp.errors.UserError` if there is none."""
         ...
@@ -32,6 +36,10 @@ class Folder:
 
     def exists(self, path: str) -> bool:
         return (self.root / path).exists()
+
+    def files(self, folder: str = "") -> list[str]:
+        paths = (self.root / folder).rglob("*")
+        return sorted(path.relative_to(self.root).as_posix() for path in paths if path.is_file())
 
     def read(self, path: str) -> bytes:
         try:
@@ -66,6 +74,9 @@ class Tar:
 
     def exists(self, path: str) -> bool:
         return path in self.members or path in self.folders
+
+    def files(self, folder: str = "") -> list[str]:
+        return sorted(path for path in self.members if path.startswith(f"{folder}/" if folder else ""))
 
     def read(self, path: str) -> bytes:
         if path not in self.members:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from fcn_smp.data.dataset import IGNORE_INDEX, Array
+from fcn_smp.data.labels import IGNORE_INDEX, Array
 
 # The loader's workers are processes already; OpenCV's threads in each of them would fight over the cores.
 cv2.setNumThreads(0)

@@ -10,7 +10,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from fcn_smp.data.dataset import Array, SegmentationDataset
+from fcn_smp.data.dataset import SegmentationDataset
+from fcn_smp.data.labels import Array
 from fcn_smp.data.storage import Storage, open_storage
 from fcn_smp.errors import UserError
 

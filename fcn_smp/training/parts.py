@@ -6,7 +6,8 @@ from typing import NamedTuple
 import lightning.pytorch as lightning
 
 from fcn_smp.data.class_weights import class_weights, count_classes
-from fcn_smp.data.dataset import IGNORE_INDEX, SegmentationDataset
+from fcn_smp.data.dataset import SegmentationDataset
+from fcn_smp.data.labels import IGNORE_INDEX
 from fcn_smp.errors import UserError
 from fcn_smp.losses import SegmentationLoss
 from fcn_smp.models.encoder import Preprocessing, encoder_preprocessing

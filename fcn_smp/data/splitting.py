@@ -1,0 +1,36 @@
+"""Splits of data sets that have no official ones."""
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+
+import numpy as np
+
+from fcn_smp.errors import UserError
+
+
+def random_split(ids: Sequence[str], shares: Mapping[str, float], split: str, seed: int) -> list[str]:
+    """Return the ids of one of several disjoint random splits, the same for the same ids, shares and seed.
+
+    Args:
+        ids: Ids of all samples, in any order.
+        shares: Share of each split by its name; their sum is 1.
+        split: Name of the split, or ``"all"``.
+        seed: Seed of the drawing.
+
+    Returns:
+        The ids of the split, sorted.
+
+    Raises:
+        UserError: There is no such split, or no id falls into it.
+    """
+    if split == "all":
+        return sorted(ids)
+    if split not in shares:
+        raise UserError(f"There is no split {split!r}; there are {', '.join(shares)} and all.")
+    order = np.random.default_rng(seed).permutation(sorted(ids))
+    ends = [round(end * len(ids)) for end in accumulate(shares.values())]
+    place = list(shares).index(split)
+    chosen = sorted(map(str, order[ends[place - 1] if place else 0 : ends[place]]))
+    if not chosen:
+        raise UserError(f"{len(ids)} images are too few for a split {split!r} of {shares[split]:.0%}.")
+    return chosen
