@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # Where the demo scenes are written (see fcn_smp/data/demo.py).
 SCENES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fcn_smp/demo-scenes-v1
 
-.PHONY: demo test bench check format constraints clean help
+.PHONY: demo test bench encoders check format constraints clean help
 
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,11 @@ check: $(STAMP) ## Check format, style, types and the direction of dependencies
 bench: $(STAMP) ## Print the tables of docs/alignment.md (15 minutes; FCN_SMP_DATA has the masks)
 	$(BIN)/python benchmarks/upper_bounds.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/alignment.py
+
+encoders: $(STAMP) ## Try every model of timm as an encoder and write docs/encoders.md (hours; goes on if interrupted)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/encoders.py try --shard 0/2 & \
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/encoders.py try --shard 1/2 && wait
+	$(BIN)/python benchmarks/encoders.py table
 
 format: $(STAMP) ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .

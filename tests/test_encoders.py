@@ -132,7 +132,6 @@ def test_an_unknown_tag_is_refused_with_those_that_there_are(ask, prefix):
         ("resnet18", {"output_stride": 7}),
         ("vgg11", {"output_stride": 16}),
         ("test_resnet", {"output_stride": 7}),
-        ("test_vit", {}),
     ],
 )
 def test_options_that_an_encoder_cannot_meet_are_refused_by_its_name(name, options):

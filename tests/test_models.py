@@ -2,11 +2,9 @@
 
 import json
 import re
-from contextlib import nullcontext
 from copy import deepcopy
 from functools import cache
 from itertools import product
-from unittest.mock import patch
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -15,63 +13,15 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import STRIDES, build, images, scores_of, with_constant_scores, with_random_scores
 from safetensors.torch import save_file
-from torch.export import Dim
 
 import fcn_smp
-
-STRIDES = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8, "fcn4s": 4, "fcn2s": 2}
 
 # SMP's, timm's by its bare name, VGG of SMP and of timm, and one without a map of stride 2.
 ROUND_UP = ["resnet18", "test_efficientnet"]
 ROUND_DOWN = ["vgg11", "tu-vgg11", "tu-test_convnext"]
 SIZES = [(97, 131), (64, 33), (32, 32), (63, 95)]
-
-
-class Unallocated(torch.nn.Linear):
-    """Stands in for the 120 million random numbers of VGG's classifier, which SMP drops once they are drawn."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **{**kwargs, "device": "meta"})
-
-
-def build(arch, encoder="test_efficientnet", **options):
-    options = {"encoder_weights": None, "classes": 2, **options}
-    if "vgg" in encoder:
-        options.setdefault("decoder_hidden_channels", 16)
-    if encoder == "tu-vgg11":
-        options["mlp_ratio"] = 0.001
-    torch.manual_seed(0)
-    with patch.object(torch.nn, "Linear", Unallocated) if encoder == "vgg11" else nullcontext():
-        return smp.create_model(arch, encoder_name=encoder, **options).eval()
-
-
-def scores_of(model):
-    return [model.decoder.score, *model.decoder.skip_scores]
-
-
-def with_random_scores(model):
-    """Return a copy whose scores say something; those of a new network are zero."""
-    generator = torch.Generator().manual_seed(0)
-    model = deepcopy(model)
-    with torch.no_grad():
-        for score in scores_of(model):
-            score.weight.normal_(std=score.in_channels**-0.5, generator=generator)
-            score.bias.normal_(generator=generator)
-    return model
-
-
-def with_constant_scores(model):
-    """Return a copy whose scores are the same everywhere, and their sum."""
-    model = deepcopy(model)
-    with torch.no_grad():
-        for index, score in enumerate(scores_of(model)):
-            score.bias.fill_(2.0**index)
-    return model, 2.0 ** len(scores_of(model)) - 1
-
-
-def images(*shape, dtype=torch.float32):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
 
 @pytest.fixture(scope="module", params=product(STRIDES, ROUND_UP + ROUND_DOWN), ids="-".join)
@@ -114,22 +64,6 @@ def test_every_parameter_learns(model):
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
-
-
-@cache
-def constant_network(arch, encoder):
-    return with_constant_scores(build(arch, encoder))
-
-
-@pytest.mark.parametrize(("encoder", "smallest"), [("test_efficientnet", 1), ("tu-test_convnext", 32)])
-@pytest.mark.parametrize("arch", STRIDES)
-@settings(deadline=None, max_examples=25)
-@given(data=st.data())
-@torch.no_grad()
-def test_every_pixel_of_any_size_is_reached(arch, encoder, smallest, data):
-    height, width = data.draw(st.tuples(*[st.integers(smallest, 140)] * 2))
-    network, total = constant_network(arch, encoder)
-    torch.testing.assert_close(network(images(1, 3, height, width)), torch.full((1, 2, height, width), total))
 
 
 def enlarge(x, factor, reference):
@@ -337,27 +271,6 @@ def test_dilated_encoders_are_tapped_at_the_strides_that_they_have(output_stride
 
 
 @torch.no_grad()
-def test_aux_params_add_labels_of_the_whole_image():
-    model = with_random_scores(build("fcn8s", aux_params={"classes": 5, "dropout": None}))
-    x = images(2, 3, 65, 97)
-    masks, labels = model(x)
-    assert masks.shape == (2, 2, 65, 97)
-    head = model.classification_head[3]
-    expected = F.linear(model.encoder(x)[5].mean(dim=(2, 3)), head.weight, head.bias)
-    torch.testing.assert_close(labels, expected)
-
-
-@torch.no_grad()
-def test_activation_is_applied_to_the_logits():
-    x = images(2, 3, 33, 65)
-    logits = with_random_scores(build("fcn8s", classes=4))
-    for activation, apply in [("softmax2d", lambda y: y.softmax(1)), ("argmax2d", lambda y: y.argmax(1))]:
-        model = build("fcn8s", classes=4, activation=activation)
-        model.load_state_dict(logits.state_dict())
-        torch.testing.assert_close(model(x), apply(logits(x)))
-
-
-@torch.no_grad()
 def test_skip_scales_are_factors_of_the_skips_weights_but_not_of_their_biases():
     scaled = with_random_scores(build("fcn8s", decoder_skip_scales=(0.01, 0.0001))).double()
     plain = build("fcn8s").double()
@@ -450,53 +363,6 @@ def test_a_saved_network_starts_from_zero_scores_for_other_classes(tmp_path):
     x = images(1, 3, 64, 64)
     assert torch.equal(other(x), torch.zeros(1, 5, 64, 64))
     torch.testing.assert_close(other.encoder(x)[5], model.encoder(x)[5])
-
-
-@pytest.mark.parametrize(
-    ("arch", "encoder", "options"),
-    [
-        ("fcn32s", "test_efficientnet", {}),
-        ("fcn8s", "resnet18", {}),
-        ("fcn8s", "resnet18", {"output_stride": 8, "decoder_learn_upsampling": True}),
-        ("fcn4s", "vgg11", {}),
-        ("fcn2s", "tu-test_convnext", {}),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:.*jit.script.* is deprecated")
-@torch.no_grad()
-def test_torchscript_gives_the_same(arch, encoder, options):
-    model = with_random_scores(build(arch, encoder, **options))
-    scripted = torch.jit.script(model)
-    for shape in [(2, 3, 64, 96), (1, 3, 97, 131)]:
-        torch.testing.assert_close(scripted(images(*shape)), model(images(*shape)))
-
-
-@torch.no_grad()
-def test_compilation_is_one_graph_for_all_sizes():
-    model = with_random_scores(build("fcn2s", "tu-test_convnext"))
-    torch._dynamo.reset()
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
-    for shape in [(2, 3, 64, 96), (3, 3, 97, 131)]:
-        torch.testing.assert_close(compiled(images(*shape)), model(images(*shape)))
-
-
-# The last map of an encoder must be more than one pixel high and wide: 33 for those that round up, else 64, or 65.
-@pytest.mark.parametrize(
-    ("arch", "encoder", "smallest"),
-    [
-        ("fcn8s", "resnet18", 33),
-        ("fcn2s", "test_efficientnet", 33),
-        ("fcn8s", "vgg11", 64),
-        ("fcn2s", "tu-test_convnext", 65),
-    ],
-)
-@torch.no_grad()
-def test_an_exported_network_takes_any_batch_and_size(arch, encoder, smallest):
-    model = with_random_scores(build(arch, encoder))
-    sizes = {0: Dim("batch", min=1), 2: Dim("height", min=smallest), 3: Dim("width", min=smallest)}
-    exported = torch.export.export(model, (images(2, 3, 128, 160),), dynamic_shapes=(sizes,)).module()
-    for shape in [(3, 3, 97, 131), (1, 3, smallest, smallest)]:
-        torch.testing.assert_close(exported(images(*shape)), model(images(*shape)))
 
 
 def test_a_mistyped_argument_of_the_decoder_is_named():

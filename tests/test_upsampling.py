@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcn_smp.models.upsampling import Fuse, FuseUpsampled, UpsampleToInput, bilinear_kernel
+from fcn_smp.models.upsampling import FuseInterpolated, FuseUpsampled, Upsample, bilinear_kernel
 
 quick = settings(deadline=None, max_examples=40)
 sizes = st.integers(1, 9)
@@ -104,7 +104,7 @@ def test_last_upsampling_reaches_any_input_that_the_map_can_stem_from(data, stri
 
     target = input_size(height), input_size(width)
     x = random_map(seed, 1, 2, height, width)
-    upsampled = UpsampleToInput(stride)(x, reference_of(*target))
+    upsampled = Upsample(stride)(x, reference_of(*target))
     torch.testing.assert_close(upsampled, bilinear(x, stride, *target), rtol=0, atol=1e-12)
 
 
@@ -113,7 +113,7 @@ def test_last_upsampling_reaches_any_input_that_the_map_can_stem_from(data, stri
 def test_fitting_cuts_at_the_bottom_and_right_alone(height, width, shorter, narrower):
     x = random_map(0, 1, 2, height + shorter, width + narrower)
     skip = random_map(1, 1, 2, height, width)
-    assert torch.equal(Fuse()(x, skip), x[:, :, :height, :width] + skip)
+    assert torch.equal(FuseInterpolated(1)(x, skip), x[:, :, :height, :width] + skip)
 
 
 @pytest.mark.parametrize("learned", [False, True])

@@ -4,11 +4,13 @@ import difflib
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segmentation_models_pytorch.base import ClassificationHead, SegmentationModel
 from segmentation_models_pytorch.base.modules import Activation
-from torch import nn
+from torch import Tensor, nn
+
+from fcn_smp.models.any_size import AsItIs
 
 
 class Network(SegmentationModel):
@@ -16,13 +18,18 @@ class Network(SegmentationModel):
 
     requires_divisible_input_shape = False
     config: dict[str, Any]
+    if TYPE_CHECKING:  # TorchScript takes no annotation of a submodule
+        any_size: AsItIs
 
     def without_other_decoders(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Drop what other decoders of SMP take (``decoder_use_norm``) with a warning, so that scripts for them run.
 
         Raises:
-            ValueError: A name looks like a mistyped argument of this network.
+            ValueError: A name looks like a mistyped argument of this network, or lacks the ``encoder_`` before it.
         """
+        for name in kwargs:
+            if f"encoder_{name}" in inspect.signature(type(self)).parameters:
+                raise ValueError(f"There is no argument {name!r}; did you mean 'encoder_{name}'?")
         foreign = [name for name in kwargs if name.startswith("decoder_")]
         for name in foreign:
             near = difflib.get_close_matches(name, inspect.signature(type(self)).parameters, n=1, cutoff=0.85)
@@ -42,6 +49,14 @@ class Network(SegmentationModel):
         self.name = f"{type(self).__name__.lower()}-{encoder_name}"
         # A saved model holds its weights: loading it must not fetch those that it started from.
         self.config["encoder_weights"] = None
+
+    def forward(self, x: Tensor) -> Any:
+        """Map an image (N, in_channels, H, W) to logits (N, classes, H, W), with ``aux_params`` also to its labels."""
+        features = self.encoder(self.any_size(x))
+        masks = self.segmentation_head(self.any_size.restore(self.decoder(features), x))
+        if self.classification_head is not None:
+            return masks, self.classification_head(features[-1])
+        return masks
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
         """Return SMP's model card, with the import that loading needs and no word on the licence of the weights."""

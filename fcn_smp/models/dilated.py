@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from torch import Tensor, nn
 
+from fcn_smp.models.any_size import for_any_size
 from fcn_smp.models.base import Network
 from fcn_smp.models.encoder import build_encoder
 
@@ -126,6 +127,7 @@ class DilatedFCN(Network):
             output_stride=encoder_output_stride,
             **kwargs,
         )
+        self.any_size = for_any_size(self.encoder, encoder_name, in_channels)
         *_, before_last, last = self.encoder.out_channels
         self.decoder = DilatedFCNDecoder(last, decoder_channels or last // 4, classes, decoder_dropout, level=-1)
         self.auxiliary_decoder = (
@@ -154,6 +156,9 @@ class DilatedFCN(Network):
         """
         if self.auxiliary_decoder is None:
             raise ValueError("This network has no auxiliary logits; build it with decoder_auxiliary=True.")
-        features = self.encoder(x)
-        logits, auxiliary = self.decoder(features), self.auxiliary_decoder(features)
-        return self.segmentation_head(logits), self.segmentation_head(auxiliary)
+        features = self.encoder(self.any_size(x))
+        logits, auxiliary = (
+            self.segmentation_head(self.any_size.restore(decoder(features), x))
+            for decoder in (self.decoder, self.auxiliary_decoder)
+        )
+        return logits, auxiliary

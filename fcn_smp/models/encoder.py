@@ -1,7 +1,7 @@
 """Encoders by name, with weights by name or from a file."""
 
 import difflib
-import warnings
+import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -11,6 +11,7 @@ from timm.models._manipulate import adapt_input_conv
 from torch import Tensor, nn
 
 from fcn_smp.models.pretrained import read_state_dict, weight_file
+from fcn_smp.models.timm_encoder import TimmEncoder
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -85,9 +86,15 @@ def build_encoder(name: str, *, in_channels: int, depth: int, weights: str | Non
             " encoder's name, as in resnet50.a1_in1k."
         )
     try:
-        # SMP warns when a timm model is given a weight's name, and takes any name for "pretrained".
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="For 'tu-'", category=UserWarning)
+        if smp_name.startswith("tu-"):
+            encoder = TimmEncoder(
+                smp_name.removeprefix("tu-"),
+                in_channels=in_channels,
+                depth=depth,
+                pretrained=named is not None,
+                **kwargs,
+            )
+        else:
             encoder = smp.encoders.get_encoder(smp_name, in_channels=in_channels, depth=depth, weights=named, **kwargs)
     except (KeyError, ValueError, AssertionError, TypeError, IndexError) as error:
         # Whatever SMP and timm raise where options do not suit a network. str() of a KeyError quotes its message; an
@@ -127,9 +134,12 @@ def _load_file(encoder: nn.Module, path: Path, in_channels: int) -> None:
     """Load every tensor of ``encoder`` from ``path``; tensors of the file that it does not have are skipped."""
     loaded = read_state_dict(path)
     own: dict[str, Tensor] = encoder.state_dict()
-    # SMP wraps timm's networks in an attribute `model`, and timm calls some of their parts stem_0 instead of stem.0.
+    # SMP wraps timm's networks in an attribute `model`, some of which timm itself has wrapped in `model` or `body`, and
+    # timm calls some of their parts stem_0 instead of stem.0.
     flat = {key.replace(".", "_"): value for key, value in loaded.items()}
-    state = {key: loaded.get(key, flat.get(key.removeprefix("model.").replace(".", "_"))) for key in own}
+    state = {
+        key: loaded.get(key, flat.get(re.sub(r"^model\.((model|body)\.)?", "", key).replace(".", "_"))) for key in own
+    }
     missing = [key for key, value in state.items() if value is None and not key.endswith("num_batches_tracked")]
     if missing:
         raise ValueError(

@@ -13,6 +13,7 @@ from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
 from torch import Tensor, nn
 
+from fcn_smp.models.any_size import AsItIs, for_any_size
 from fcn_smp.models.base import Network
 from fcn_smp.models.caffe import caffe_alignment, check_caffe, pad_and_round_up
 from fcn_smp.models.encoder import build_encoder
@@ -154,7 +155,8 @@ class FCN(Network):
             raise ValueError(f"decoder_alignment='caffe' needs a VGG encoder, such as vgg16; got {encoder_name!r}.")
         if caffe:
             pad_and_round_up(encoder)
-        taps = Taps(encoder, encoder_depth, self.finest_stride)
+        self.any_size = AsItIs() if caffe else for_any_size(encoder, encoder_name, in_channels)
+        taps = Taps(encoder, self.finest_stride)
         align = caffe_alignment if caffe else same_alignment
         self.decoder = FCNDecoder(
             taps,

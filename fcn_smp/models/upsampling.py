@@ -66,14 +66,6 @@ class TransposedConv(nn.Module):
         return F.conv_transpose2d(x, self.weight, stride=self.factor, groups=self.groups)
 
 
-class Fuse(nn.Module):
-    """Add scores to those of a skip that has the same stride."""
-
-    def forward(self, scores: Tensor, skip: Tensor) -> Tensor:
-        """Map scores (N, C, h, w) and those of a skip (N, C, H, W) to their sum (N, C, H, W)."""
-        return crop(scores, 0, skip.shape[2], skip.shape[3]) + skip
-
-
 class FuseUpsampled(nn.Module):
     """Double scores and add them to those of a skip.
 
@@ -97,28 +89,49 @@ class FuseUpsampled(nn.Module):
         return crop(scores, 3, skip.shape[2], skip.shape[3]) + skip
 
 
-class UpsampleToInput(nn.Module):
-    """Interpolate scores to the input's size: the last layer, which Long et al. (section 4.1) fix to bilinear."""
+class Upsample(nn.Module):
+    """Interpolate scores bilinearly: the last layer, which Long et al. (section 4.1) fix to bilinear.
 
-    def __init__(self, stride: int) -> None:
+    Args:
+        factor: How many times, 1 or more; need not be a whole number.
+    """
+
+    def __init__(self, factor: float) -> None:
         super().__init__()
-        self.stride = stride
+        self.factor = float(factor)
 
     def forward(self, scores: Tensor, feature: Tensor) -> Tensor:
-        """Map scores (N, C, h, w) to (N, C, H, W), the size of the encoder's first feature.
+        """Map scores (N, C, h, w) to (N, C, H, W), the size of a feature.
 
-        It is at most (h + 1) * stride by (w + 1) * stride.
+        It is at most (h + 1) * factor by (w + 1) * factor.
         """
-        if self.stride > 1:
+        if self.factor > 1:
             scores = F.pad(scores, (0, 1, 0, 1), mode="replicate")
-            scores = F.interpolate(scores, scale_factor=float(self.stride), mode="bilinear", align_corners=False)
+            scores = F.interpolate(scores, scale_factor=self.factor, mode="bilinear", align_corners=False)
         return crop(scores, 0, feature.shape[2], feature.shape[3])
+
+
+class FuseInterpolated(nn.Module):
+    """Interpolate scores and add them to those of a skip whose stride is not half of theirs.
+
+    Args:
+        factor: As in :class:`Upsample`.
+    """
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.upsample = Upsample(factor)
+
+    def forward(self, scores: Tensor, skip: Tensor) -> Tensor:
+        """Map scores (N, C, h, w) and those of a skip (N, C, H, W) to their sum (N, C, H, W)."""
+        output: Tensor = self.upsample(scores, skip)
+        return output + skip
 
 
 def same_alignment(classes: int, strides: Sequence[int], *, learned: bool) -> tuple[list[nn.Module], nn.Module]:
     """Return one module for each skip that fuses its scores with the coarser ones, and the last upsampling."""
-    # The taps of a dilated encoder may share a stride.
     fusions: list[nn.Module] = [
-        FuseUpsampled(classes, learned=learned) if coarse > fine else Fuse() for coarse, fine in pairwise(strides)
+        FuseUpsampled(classes, learned=learned) if coarse == 2 * fine else FuseInterpolated(coarse / fine)
+        for coarse, fine in pairwise(strides)
     ]
-    return fusions, UpsampleToInput(strides[-1])
+    return fusions, Upsample(strides[-1])
