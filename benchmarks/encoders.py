@@ -202,11 +202,15 @@ def run(shard, shards):
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     RESULTS.mkdir(parents=True, exist_ok=True)
+    weights = {}
     for trial in (try_running, try_fpn, try_exporting):
         path = RESULTS / f"{trial.__name__}-{shard}-of-{shards}.jsonl"
-        done = {json.loads(line)["encoder"] for line in path.read_text().splitlines()} if path.exists() else set()
+        results = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        done = {result["encoder"] for result in results}
+        weights |= {result["encoder"]: result.get("parameters", 0) for result in results if trial is try_running}
         with path.open("a") as file:
-            for name in timm.list_models()[shard::shards]:
+            # From small to large, as far as that is known: an export takes longest.
+            for name in sorted(timm.list_models()[shard::shards], key=lambda name: weights.get(name, 0)):
                 if name not in done:
                     started = time.perf_counter()
                     result = {"encoder": name} | trial(name)

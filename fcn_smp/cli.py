@@ -6,8 +6,10 @@ Everything heavy is imported inside the commands, so that help and mistakes are 
 import json
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from fcn_smp.data.download import Progress as Watch
     from fcn_smp.segmenter import Segmenter
 
 app = typer.Typer(
@@ -27,6 +30,8 @@ app = typer.Typer(
 )
 recipes_app = typer.Typer(no_args_is_help=True, help="The recipes that come with the package.")
 app.add_typer(recipes_app, name="recipes")
+data_app = typer.Typer(no_args_is_help=True, help="Data sets: get them, check them, look at them.")
+app.add_typer(data_app, name="data")
 weights_app = typer.Typer(no_args_is_help=True, help="Other people's weights.")
 app.add_typer(weights_app, name="weights")
 
@@ -105,7 +110,7 @@ def evaluate(
 
     split = split or data.val
     directory = output or (Path(run) / "eval" / Path(split).stem if Path(run).is_dir() else None)
-    dataset = data.open(split)
+    dataset = data.load(split)
     segmenter = _load(run, device)
     console = _console(stderr=as_json)
     with _progress(console) as progress:
@@ -141,6 +146,122 @@ def predict(
             progress.advance(task)
     count = f"{len(paths)} image{'s' * (len(paths) > 1)}"
     console.print(f"{count} labelled; the pictures are in {output}.", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    run: Run,
+    format: Annotated[Literal["onnx", "torch_export"], typer.Option("--format", help="Kind of file.")],
+    with_preprocessing: Annotated[
+        bool, typer.Option("--with-preprocessing", help="Take RGB images, uint8 from 0 to 255, and normalise inside.")
+    ] = False,
+    argmax: Annotated[bool, typer.Option("--argmax", help="Give the most likely class of each pixel.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write.", show_default="RUN/NAME.onnx or .pt2")
+    ] = None,
+) -> None:
+    """Write a model as one file for other programs, once it is found to give the same on images of several sizes."""
+    from fcn_smp.export import MismatchError, default_path
+    from fcn_smp.export import export as export_
+
+    path = output or default_path(run, format)
+    segmenter = _load(run, "cpu")
+    try:
+        exported = export_(segmenter, path, format=format, with_preprocessing=with_preprocessing, argmax=argmax)
+    except MismatchError as error:
+        print(f"fcn-smp: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    difference = f"the logits differ by {exported.difference:.2g} at most"
+    if argmax:
+        difference = f"labels that differ: {exported.differing:,}"
+        difference += f", where logits are {exported.difference:.2g} apart at most" * (exported.differing > 0)
+    largest = f"the largest logit is {exported.largest:.3g}"
+    print(f"{path} takes any batch, height and width from {exported.smallest} pixel{'s' * (exported.smallest > 1)}.")
+    print(f"Compared with the model on {exported.pixels:,} random pixels: {difference}; {largest}.")
+    if not exported.largest:
+        print("The model gives nothing but 0, as if it was never trained, so that the comparison tells little.")
+    result = "labels" if argmax else "logits"
+    image = "image: uint8 (N, 3, H, W), RGB" if with_preprocessing else "image: float32 (N, C, H, W), normalised"
+    if format == "onnx":
+        print(f'    session = onnxruntime.InferenceSession("{path}")')
+        print(f'    [{result}] = session.run(None, {{"image": image}})  # {image}')
+    else:
+        print(f'    network = torch.export.load("{path}").module()')
+        print(f"    {result} = network(image)  # {image}")
+
+
+@data_app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(help="voc2007, voc2012, sbd, voc2012_sbd, camvid, kitti_road or carla.")],
+    root: Annotated[Path, typer.Option(help="Folder for the data set; archives that lie in it are used.")],
+    archive: Annotated[
+        list[Path] | None, typer.Option(help="An archive that lies elsewhere or has another name; may be repeated.")
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch the archives that are missing.")] = False,
+) -> None:
+    """Unpack a data set, check that it is whole and make of it what recipes read; again, it does what is left."""
+    from fcn_smp.data.prepare import prepare as prepare_
+
+    console = _console()
+    try:
+        with _steps(console) as progress:
+            for line in prepare_(name, root, archive or [], download=download, progress=progress):
+                console.print(line, highlight=False, soft_wrap=True, markup=False)
+    except KeyboardInterrupt as error:
+        print("fcn-smp: interrupted; the same command goes on.", file=sys.stderr)
+        raise typer.Exit(130) from error
+
+
+@data_app.command(name="check")
+def check_data(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Read a recipe's data set whole, and say what is wrong with it; the exit code is then 1."""
+    from fcn_smp.recipe import load_recipe
+
+    data = load_recipe(recipe, overrides or []).data
+    from fcn_smp.data.check import check
+
+    train, val = (data.open(split, incomplete=True) for split in (data.train, data.val))
+    console = _console(stderr=as_json)
+    with _progress(console) as progress:
+        task = progress.add_task("reading", total=len(train) + len(val))
+        report = check(train, val, allow_overlap=data.allow_overlap, advance=lambda: progress.advance(task))
+    summary = report.summary()
+    if as_json:
+        print(json.dumps(summary, indent=2))
+    else:
+        _print_check(console, summary)
+    if not summary["clean"]:
+        raise typer.Exit(1)
+
+
+@data_app.command(name="show")
+def show_data(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG file to write.")],
+    overrides: Overrides = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split to draw from.", show_default="the recipe's data.train")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Number of samples, drawn by the recipe's seed.")] = 12,
+    augmented: Annotated[bool, typer.Option("--augmented", help="Show what the network sees of each, too.")] = False,
+) -> None:
+    """Draw some samples of a recipe's data set, each with its label laid over it, into one picture."""
+    if output.suffix.lower() != ".png":
+        raise UserError(f"--output {output} should end in .png.")
+    if output.exists():
+        raise UserError(f"{output} is there already; name another file with --output.")
+    from fcn_smp.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    from fcn_smp.contact_sheet import contact_sheet
+    from fcn_smp.drawing import save_image
+
+    save_image(contact_sheet(loaded, split or loaded.data.train, samples, augmented=augmented), output)
+    _console().print(f"The picture is {output}.", highlight=False, soft_wrap=True, markup=False)
 
 
 @weights_app.command(name="import")
@@ -248,6 +369,27 @@ def _progress(console: "Console") -> "Progress":
     return Progress(console=console, transient=True, disable=not console.is_terminal)
 
 
+@contextmanager
+def _steps(console: "Console") -> "Iterator[Watch]":
+    """Give what draws a bar for each step that it is told of."""
+    from rich.filesize import decimal
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    amount, about = TextColumn("{task.fields[amount]}"), TextColumn("{task.description}")
+    columns = about, BarColumn(), amount, TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(step: str, done: int, total: int | None, unit: str) -> None:
+            numbers = [f"{count:,}" if unit == "files" else decimal(count) for count in (done, total) if count]
+            shown = "/".join(numbers)
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=total, completed=done, amount=shown)
+            bars.update(tasks[step], total=total, completed=done, amount=shown)
+
+        yield progress
+
+
 def _print_scores(console: "Console", summary: dict[str, Any]) -> None:
     from rich.table import Table
 
@@ -267,3 +409,40 @@ def _print_scores(console: "Console", summary: dict[str, Any]) -> None:
         ("frequency_weighted_iu", "frequency-weighted IU"),
     ):
         console.print(f"{title:<22} {percent(summary[key]):>6} %", highlight=False)
+
+
+def _print_check(console: "Console", summary: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from fcn_smp.data.check import WEIGHTS, by_kind
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def percent(part: dict[str, Any]) -> str:
+        return "-" if part["share"] is None else f"{100 * part['share']:.2f}"
+
+    splits = summary["splits"]
+    table = Table()
+    table.add_column("class", no_wrap=True)
+    for header in (*(header for split in splits for header in (f"{split} %", "images")), *WEIGHTS):
+        table.add_column(header.replace("_", " "), justify="right")
+    for row in summary["classes"]:
+        counts = [cell for split in splits for cell in (percent(row[split]), f"{row[split]['images']:,}")]
+        table.add_row(row["class"], *counts, *(f"{row[method]:.2f}" for method in WEIGHTS))
+    table.add_row("void", *(cell for split in splits.values() for cell in (percent(split["void"]), "")))
+    console.print(table)
+    for split, report in splits.items():
+        say(
+            f"{split:<5} {report['images']:,} images"
+            + ", the official number" * (report["images"] == report["official"])
+        )
+    for what in ("problems", "remarks"):
+        for kind, messages in by_kind(summary[what]):
+            say(f"{what[:-1]}, {kind}: {len(messages):,}")
+            for message in messages[:10]:
+                say(f"  {message}")
+            if len(messages) > 10:
+                say(f"  and {len(messages) - 10:,} more; --json lists all")
+    problems = len(summary["problems"])
+    say(f"{problems:,} problem{'s' * (problems > 1)}." if problems else "Clean: nothing is wrong.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -17,10 +18,12 @@ def palette_image(label: Array, palette: Array) -> Image.Image:
     return image
 
 
-def overlay(image: Array, label: Array, palette: Array, opacity: float = 0.6) -> Image.Image:
-    """Lay a label's colours over its image, uint8 (H, W, 3); class 0, the background, stays clear."""
+def overlay(
+    image: Array, label: Array, palette: Array, opacity: float = 0.6, clear: Sequence[int] = (0,)
+) -> Image.Image:
+    """Lay a label's colours over its image, uint8 (H, W, 3); the classes ``clear``, the background, stay clear."""
     colors = palette[label].astype(np.float32)
-    shown = (label != 0)[..., None] * opacity
+    shown = ~np.isin(label, clear)[..., None] * opacity
     return Image.fromarray((image * (1 - shown) + colors * shown).round().astype(np.uint8))
 
 
@@ -33,15 +36,48 @@ def panel(
     """
     strips = [_strip([image, palette[truth], palette[prediction]], height) for image, truth, prediction in rows]
     present = np.unique(np.concatenate([np.unique(label) for _, *labels in rows for label in labels]))
-    names = [(classes[i] if i != IGNORE_INDEX else "void", palette[i]) for i in present]
+    names = [(classes[i] if i != IGNORE_INDEX else "void", _swatch(palette[i])) for i in present]
     width = max(strip.width for strip in strips)
-    parts = [_heading(strips[0], width), *strips, _legend(names, width)]
-    canvas = Image.new("RGB", (width, sum(part.height for part in parts)), "white")
-    top = 0
-    for part in parts:
-        canvas.paste(part, (0, top))
-        top += part.height
-    return canvas
+    return _stack([_heading(strips[0], width), *strips, _legend(names, width)])
+
+
+class Tile(NamedTuple):
+    """A picture of a contact sheet: an image (H, W, 3) and its label (H, W), both uint8, and what is written below."""
+
+    image: Array
+    label: Array
+    caption: str
+
+
+def contact_sheet(
+    tiles: Sequence[Tile],
+    palette: Array,
+    classes: Sequence[str],
+    columns: int = 4,
+    box: tuple[int, int] = (240, 180),
+) -> Image.Image:
+    """Draw each image above the same with its label's colours laid over it, and a legend of all classes.
+
+    Void is hatched. Classes that are called background or are black stay clear.
+
+    Args:
+        tiles: What is drawn, row by row.
+        palette: Colour of each label, uint8 (256, 3).
+        classes: Name of each class.
+        columns: Number of tiles in a row.
+        box: Width and height in pixels into which each image is fitted.
+    """
+    clear = [k for k, name in enumerate(classes) if name == "background" or not palette[k].any()]
+    names = [
+        (f"{name} (clear)", _swatch(np.full(3, 255, np.uint8))) if k in clear else (name, _swatch(palette[k]))
+        for k, name in enumerate(classes)
+    ]
+    void = np.full(_SWATCH[::-1], IGNORE_INDEX, np.uint8)
+    names.append(("void", _hatched(_swatch(np.full(3, 128, np.uint8)), void)))
+    pictures = [_tile(tile, palette, clear, box) for tile in tiles]
+    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
+    width = min(columns, len(tiles)) * (box[0] + 2 * _GAP)
+    return _stack([*(_row(row, width) for row in rows), _legend(names, width)])
 
 
 def save_image(image: Image.Image, path: Path) -> None:
@@ -51,6 +87,59 @@ def save_image(image: Image.Image, path: Path) -> None:
 
 
 _GAP = 6
+_SWATCH = (18, 13)
+"""Width and height of a colour in a legend."""
+
+
+def _stack(parts: Sequence[Image.Image]) -> Image.Image:
+    canvas = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
+    top = 0
+    for part in parts:
+        canvas.paste(part, (0, top))
+        top += part.height
+    return canvas
+
+
+def _row(pictures: Sequence[Image.Image], width: int) -> Image.Image:
+    row = Image.new("RGB", (width, max(picture.height for picture in pictures) + 2 * _GAP), "white")
+    for column, picture in enumerate(pictures):
+        row.paste(picture, (column * (picture.width + 2 * _GAP) + _GAP, _GAP))
+    return row
+
+
+def _tile(tile: Tile, palette: Array, clear: Sequence[int], box: tuple[int, int]) -> Image.Image:
+    height, width = tile.label.shape
+    scale = min(box[0] / width, box[1] / height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    image = Image.fromarray(tile.image).resize(size, Image.Resampling.BILINEAR)
+    label = np.array(Image.fromarray(tile.label).resize(size, Image.Resampling.NEAREST))
+    labelled = _hatched(overlay(np.array(image), label, palette, clear=[*clear, IGNORE_INDEX]), label)
+    picture = Image.new("RGB", (box[0], 2 * size[1] + 3 + 20), "white")
+    draw = ImageDraw.Draw(picture)
+    left = (box[0] - size[0]) // 2
+    for top, part in ((0, image), (size[1] + 3, labelled)):
+        picture.paste(part, (left, top))
+        draw.rectangle((left, top, left + size[0] - 1, top + size[1] - 1), outline="gray")
+    font = ImageFont.load_default(13)
+    caption = tile.caption
+    while len(caption) > 2 and font.getlength(caption) > box[0]:
+        caption = f"…{caption[2:]}"  # what tells samples apart is most often at the end
+    draw.text(((box[0] - font.getlength(caption)) / 2, 2 * size[1] + 5), caption, fill="black", font=font)
+    return picture
+
+
+def _hatched(image: Image.Image, label: Array) -> Image.Image:
+    """Draw diagonal stripes where a label is void."""
+    pixels = np.array(image)
+    stripes = np.add(*np.indices(label.shape)) % 6 < 3
+    void = label == IGNORE_INDEX
+    pixels[void & stripes] = 255
+    pixels[void & ~stripes] //= 3
+    return Image.fromarray(pixels)
+
+
+def _swatch(color: Array) -> Image.Image:
+    return Image.new("RGB", _SWATCH, tuple(int(value) for value in color))
 
 
 def _strip(images: Sequence[Array], height: int) -> Image.Image:
@@ -71,18 +160,19 @@ def _heading(strip: Image.Image, width: int) -> Image.Image:
     return heading
 
 
-def _legend(names: Sequence[tuple[str, Array]], width: int) -> Image.Image:
+def _legend(names: Sequence[tuple[str, Image.Image]], width: int) -> Image.Image:
     font = ImageFont.load_default(13)
     places, left, top = [], 4, 4
-    for name, color in names:
+    for name, swatch in names:
         advance = 24 + int(font.getlength(name)) + 14
         if left + advance > width and left > 4:
             left, top = 4, top + 20
-        places.append((left, top, name, color))
+        places.append((left, top, name, swatch))
         left += advance
     legend = Image.new("RGB", (width, top + 22), "white")
     draw = ImageDraw.Draw(legend)
-    for left, top, name, color in places:
-        draw.rectangle((left, top, left + 18, top + 13), fill=tuple(int(value) for value in color), outline="black")
+    for left, top, name, swatch in places:
+        draw.rectangle((left, top, left + swatch.width + 1, top + swatch.height + 1), outline="black")
+        legend.paste(swatch, (left + 1, top + 1))
         draw.text((left + 24, top - 1), name, fill="black", font=font)
     return legend

@@ -11,7 +11,7 @@ class UserError(ValueError):
 
     def __init__(self, message: str) -> None:
         # A DataLoader raises a worker's error anew, with the worker's traceback before the message.
-        super().__init__(re.sub(r"(?s)\ACaught .*Original Traceback.*UserError: ", "", message).strip())
+        super().__init__(re.sub(r"(?s)\ACaught .*Original Traceback.*\n[\w.]+Error: ", "", message).strip())
 
 
 class Interrupted(Exception):  # noqa: N818  (it is no error)

@@ -26,3 +26,14 @@ def write_text(path: Path, content: str) -> None:
     """Write a text file at once."""
     with whole(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Give an OSError that names no file, as that of a full disk, the name of the one that is written."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise

@@ -3,6 +3,7 @@
 import difflib
 import re
 import reprlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from inspect import isclass
@@ -83,10 +84,35 @@ class DataSection(Section):
         " none takes is void. A single class, {road: [7]}, stands against the rest.",
     )
 
-    def open(self, split: str) -> "SegmentationDataset":
-        """Open one split."""
-        dataset = self.open_whole(split)
+    on_error: Literal["stop", "skip"] = Field(
+        "stop", description="skip: leave out what cannot be read, found by reading everything once, and say so."
+    )
+    cache: Literal["ram"] | None = Field(None, description="ram: read everything once and keep it.")
+    allow_overlap: bool = Field(False, description="Train although images of train are in val too.")
+
+    def open(self, split: str, *, incomplete: bool = False) -> "SegmentationDataset":
+        """Open one split; ``incomplete``: also where files of it are missing, which is an error else."""
+        from fcn_smp.data.dataset import IncompleteError
+
+        try:
+            dataset = self.open_whole(split)
+        except IncompleteError as error:
+            if not incomplete:
+                raise
+            dataset = error.dataset
         return dataset.select(self.classes) if self.classes else dataset
+
+    def load(self, split: str) -> "SegmentationDataset":
+        """Open one split to read it, as ``on_error`` and ``cache`` say."""
+        dataset = self.open(split, incomplete=self.on_error == "skip")
+        if self.on_error == "skip":
+            dataset, complaints = dataset.readable()
+            if complaints:
+                more = f" and {len(complaints) - 1} more" if len(complaints) > 1 else ""
+                warnings.warn(f"Of {split}, left out: {complaints[0].rstrip('.')}{more}.", stacklevel=2)
+            if not len(dataset):
+                raise UserError(f"Nothing of the split {split} can be read: {complaints[0]}")
+        return dataset.in_memory() if self.cache else dataset
 
     def open_whole(self, split: str) -> "SegmentationDataset":
         """Open one split with the classes that the data set has."""
@@ -106,6 +132,19 @@ class VOCData(DataSection):
         from fcn_smp.data.voc import VOCSegmentation
 
         return VOCSegmentation(self.root, split, self.year)
+
+
+class SBDData(DataSection):
+    """SBD alone; with VOC 2012 together it is of the kind ``voc``."""
+
+    kind: Literal["sbd"]
+    root: AbsolutePath = Field(description="The folder that fcn-smp data prepare sbd has filled.")
+
+    def open_whole(self, split: str) -> "SegmentationDataset":
+        """Open one split with the classes that the data set has."""
+        from fcn_smp.data.sbd import SBD
+
+        return SBD(self.root, split)
 
 
 class CamVidData(DataSection):
@@ -190,7 +229,9 @@ class DemoData(DataSection):
         return DemoScenes(self.root, split)
 
 
-Data = Annotated[VOCData | CamVidData | KITTIRoadData | CARLAData | FolderData | DemoData, Field(discriminator="kind")]
+Data = Annotated[
+    VOCData | SBDData | CamVidData | KITTIRoadData | CARLAData | FolderData | DemoData, Field(discriminator="kind")
+]
 
 
 class Augmentation(Section):
@@ -476,7 +517,12 @@ def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _replaces(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Tell whether the section ``key`` is now of another kind, which has other keys."""
+    """Tell whether the section ``key`` is now of another kind, which has other keys, or is no section.
+
+    Which classes there are is one value, though it is written as keys.
+    """
+    if key in ("classes", "names"):
+        return True
     kinds = {section["kind"] for section in (old, new) if "kind" in section}
     return len(kinds) > 1 and len(_sections(key)) > 1
 

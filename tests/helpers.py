@@ -1,16 +1,20 @@
 """What several tests need: tiny data sets on disk or in memory, and the form of every message to the user."""
 
+import contextlib
 import csv
 import io
+import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fcn_smp import cli
 from fcn_smp.data.dataset import SegmentationDataset
 from fcn_smp.data.labels import IGNORE_INDEX, Array
 from fcn_smp.data.voc import voc_palette
@@ -56,6 +60,31 @@ def write_voc(
         label = Image.fromarray(random_label(rng, (height, width)))
         label.putpalette(voc_palette().tobytes())
         label.save(folder / f"{labels}/{id_}.png")
+    return folder
+
+
+def write_sbd(root: Path, train: Iterable[str], val: Iterable[str], size: tuple[int, int] = (40, 56)) -> Path:
+    """Write ``benchmark_RELEASE/dataset`` below ``root`` as SBD's archive has it, and return it."""
+    from scipy.io import savemat
+    from scipy.sparse import csc_matrix
+
+    folder = root / "benchmark_RELEASE/dataset"
+    lists = {"train": list(train), "val": list(val)}
+    for name in ("img", "cls"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(11)
+    for split, ids in lists.items():
+        (folder / f"{split}.txt").write_text("".join(f"{id_}\n" for id_ in ids))
+        for id_ in ids:
+            Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"img/{id_}.jpg")
+            label = random_label(rng, size)
+            label[label == IGNORE_INDEX] = 0
+            boundaries = np.empty((20, 1), dtype=object)
+            for number in range(20):
+                boundaries[number, 0] = csc_matrix(label == number + 1, dtype=float)
+            present = np.setdiff1d(label, [0]).reshape(-1, 1)
+            truth = {"Boundaries": boundaries, "Segmentation": label, "CategoriesPresent": present}
+            savemat(folder / f"cls/{id_}.mat", {"GTcls": truth}, do_compression=True)
     return folder
 
 
@@ -113,6 +142,19 @@ def one_sentence(*parts: object) -> Iterator[None]:
     assert message.endswith((".", "?")), message
     for part in parts:
         assert str(part) in message, message
+
+
+def run_command(*arguments: object) -> tuple[int, str, str]:
+    """Run the command line in this process; return exit code, standard output and standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        patch.object(sys, "argv", ["fcn-smp", *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as exited,
+    ):
+        cli.main()
+    return exited.value.code, out.getvalue(), err.getvalue()
 
 
 def rows(run: Path) -> list[dict[str, str]]:

@@ -328,7 +328,7 @@ WRONG = {
     "wrong kind": ("optimizer.kind=lion", "optimizer.kind is 'lion'; it should be one of adamw, adam, sgd."),
     "wrong kind of data": (
         "data.kind=coco",
-        "data.kind is 'coco'; it should be one of voc, camvid, kitti_road, carla, folder, demo.",
+        "data.kind is 'coco'; it should be one of voc, sbd, camvid, kitti_road, carla, folder, demo.",
     ),
     "no section": ("trainer=3", "trainer is 3; it should be a valid dictionary"),
     "no section of a kind": ("optimizer=sgd", "optimizer is 'sgd'; it should be a valid dictionary"),
@@ -367,9 +367,12 @@ def test_wrong_value_is_named_with_what_would_be_right(override: str, sentence: 
         ({"data": {"kind": "voc", "root": "x"}}, "the key data.year is missing."),
         (
             {"data": {"root": "x"}},
-            "data.kind is 'missing'; it should be one of voc, camvid, kitti_road, carla, folder, demo.",
+            "data.kind is 'missing'; it should be one of voc, sbd, camvid, kitti_road, carla, folder, demo.",
         ),
-        ({"data": {"kind": "demo", "year": 2007}}, "unknown key data.year; known: train, val, classes, kind, root."),
+        (
+            {"data": {"kind": "demo", "year": 2007}},
+            "unknown key data.year; known: train, val, classes, on_error, cache, allow_overlap, kind, root.",
+        ),
         ({"data": {"kind": "demo"}, "model": {"arch": 8}}, "model.arch is 8; it should be 'fcn32s'"),
         ({"data": {"kind": "demo"}, "schedule": None}, "schedule is None; it should be a valid dictionary"),
     ],

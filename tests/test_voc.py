@@ -30,6 +30,8 @@ COUNTS = {
     (2012, "trainval"): 2913,
     (2012, "train_aug"): 10582,
     (2012, "seg11valid"): 736,
+    (2012, "keras_fcn_train"): 10831,
+    (2012, "keras_fcn_val"): 1200,
 }
 
 PUBLISHED_COLOURS = {
@@ -140,7 +142,7 @@ def placeholders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("placeholders")
     paths = set()
     for year, split in COUNTS:
-        labels = "SegmentationClassAug" if split == "train_aug" else "SegmentationClass"
+        labels = "SegmentationClassAug" if split in VOCSegmentation.augmented else "SegmentationClass"
         for id_ in ids(year, split):
             base = root / f"VOCdevkit/VOC{year}"
             paths |= {base / f"JPEGImages/{id_}.jpg", base / f"{labels}/{id_}.png"}
@@ -154,7 +156,7 @@ def placeholders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("year", "split"), COUNTS)
 def test_split_holds_the_published_number_of_different_images(placeholders: Path, year: int, split: str) -> None:
     samples = VOCSegmentation(placeholders, split, year)
-    labels = "SegmentationClassAug" if split == "train_aug" else "SegmentationClass"
+    labels = "SegmentationClassAug" if split in VOCSegmentation.augmented else "SegmentationClass"
     base = f"VOCdevkit/VOC{year}"
     assert samples.files == [(i, f"{base}/JPEGImages/{i}.jpg", f"{base}/{labels}/{i}.png") for i in ids(year, split)]
     assert len(samples) == len({id_ for id_, _, _ in samples.files}) == COUNTS[year, split]
@@ -162,7 +164,7 @@ def test_split_holds_the_published_number_of_different_images(placeholders: Path
 
 def test_every_split_has_a_published_number() -> None:
     named = {(year, split) for year, splits in VOCSegmentation.splits.items() for split in splits}
-    assert named - {(2012, "auto")} == set(COUNTS)
+    assert named - {(2012, "auto"), (2012, "sbd_train")} == set(COUNTS)  # the latter comes with SBD
 
 
 @pytest.mark.parametrize("year", [2007, 2012])

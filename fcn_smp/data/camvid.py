@@ -43,6 +43,7 @@ class CamVid(SegmentationDataset):
     palette[8:11] = (64, 0, 128), (64, 64, 0), (0, 128, 192)
     splits: ClassVar[dict[str, str]] = {"train": "train", "val": "test", "test": ""}
     """Splits, and what image-segmentation-keras calls them."""
+    sizes: ClassVar[dict[str, int]] = {"train": 367, "val": 101, "test": 233}
 
     def __init__(self, root: Path, split: str, *, void_class: bool = False) -> None:
         if split not in self.splits:
@@ -53,12 +54,11 @@ class CamVid(SegmentationDataset):
         for image in storage.files(images):
             name = image.rpartition("/")[2]
             if name.endswith(".png") and not name.startswith("."):
-                if not storage.exists(f"{labels}/{name}"):
-                    raise UserError(f"{storage.locate(f'{labels}/{name}')} is missing, the label of {image}.")
                 files.append((name.removesuffix(".png"), image, f"{labels}/{name}"))
         if void_class:
             self.classes = (*self.classes, "unlabelled")
-        super().__init__(storage, files, Numbers(range(len(self.classes)), () if void_class else (VOID,)))
+        decode = Numbers(range(len(self.classes)), () if void_class else (VOID,))
+        super().__init__(storage, files, decode, split=split, official=self.sizes[split])
 
     def _folders(self, storage: Storage, root: Path, split: str) -> tuple[str, str]:
         keras = self.splits[split]

@@ -52,4 +52,5 @@ class CARLA(SegmentationDataset):
         if not files:
             raise UserError(f"{root} holds no CameraRGB with a CameraSeg beside it.")
         ids = random_split(list(files), self.shares, split, seed=42)
-        super().__init__(storage, [files[id_] for id_ in ids], Numbers(range(len(self.classes)), channel=0))
+        decode = Numbers(range(len(self.classes)), channel=0)
+        super().__init__(storage, [files[id_] for id_ in ids], decode, split=split)

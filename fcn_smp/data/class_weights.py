@@ -37,7 +37,11 @@ def count_classes(dataset: SegmentationDataset) -> ClassCounts:
 
     # Decoding releases the interpreter's lock, so that threads do.
     with ThreadPoolExecutor() as pool:
-        table = np.stack(list(pool.map(histogram, range(len(dataset)))))
+        return add_up(np.stack(list(pool.map(histogram, range(len(dataset))))))
+
+
+def add_up(table: npt.NDArray[np.int64]) -> ClassCounts:
+    """Add up the pixels of each class in each image, int64 (N, C)."""
     present = table > 0
     return ClassCounts(table.sum(0), present.sum(0), (table.sum(1, keepdims=True) * present).sum(0))
 

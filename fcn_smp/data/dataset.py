@@ -2,7 +2,9 @@
 
 import copy
 import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
@@ -14,8 +16,27 @@ from fcn_smp.data.labels import IGNORE_INDEX, Array, Numbers, reason
 from fcn_smp.data.storage import Storage
 from fcn_smp.errors import UserError
 
+# Pillow takes pictures of more than 89 megapixels for an attack; a warning is enough, of twice as many an error.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 Selection = Mapping[str, Sequence[int | str] | Literal["rest"]]
 """New classes by name, each with the classes of a data set, by number or name, that it is made of."""
+
+
+class IncompleteError(UserError):
+    """Files of a data set are missing.
+
+    Attributes:
+        dataset: The data set all the same, for those who ask what else is wrong with it.
+    """
+
+    def __init__(self, message: str, dataset: "SegmentationDataset") -> None:
+        super().__init__(message)
+        self.dataset = dataset
+
+
+class SizeError(UserError):
+    """An image and its label differ in size."""
 
 
 class Sample(NamedTuple):
@@ -34,10 +55,15 @@ class SegmentationDataset(Dataset[Sample]):
         files: Id, image path and label path of each sample.
         decode: Turns the content of a label file, and its name for messages, into classes, uint8 (H, W); void is 255.
             None: the files hold the classes' numbers.
+        split: What the split is called, for messages.
+        official: Number of images that those who made the data set give for this split, where they do.
 
     Attributes:
         classes: Name of each class; its position is its label.
         palette: Colour of each label, uint8 (256, 3).
+
+    Raises:
+        IncompleteError: A file is missing.
     """
 
     classes: Sequence[str]
@@ -48,11 +74,21 @@ class SegmentationDataset(Dataset[Sample]):
         storage: Storage,
         files: Sequence[tuple[str, str, str]],
         decode: Callable[[bytes, str], Array] | None = None,
+        *,
+        split: str = "",
+        official: int | None = None,
     ) -> None:
         self.storage = storage
         self.files = files
         self.decode = decode or Numbers(range(len(self.classes)))
+        self.official = official
         self.lookup: Array | None = None
+        self.samples: list[Sample] | None = None
+        # Last, so that the error carries a whole data set.
+        for _, *paths in files:
+            for path in paths:
+                if not storage.exists(path):
+                    raise IncompleteError(f"{storage.locate(path)} is missing, which the split {split!r} names.", self)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -63,21 +99,58 @@ class SegmentationDataset(Dataset[Sample]):
         Raises:
             UserError: A file is missing or damaged, image and label differ in size, or a label is no class.
         """
-        id_, image_path, label_path = self.files[index]
-        image = decode_image(self.storage.read(image_path), self.storage.locate(image_path))
-        label = self.read_label(index)
+        if self.samples is not None:
+            return self.samples[index]
+        image, label = self.read_image(index), self.read_label(index)
+        self.check_size(index, image, label)
+        return Sample(image, label, self.files[index][0])
+
+    def check_size(self, index: int, image: Array, label: Array) -> None:
+        """Raise :class:`SizeError` if the sample ``index`` has an image and a label of different size."""
         if image.shape[:2] != label.shape:
-            raise UserError(
-                f"{self.storage.locate(label_path)} is {label.shape[1]}x{label.shape[0]} pixels, its image"
-                f" {self.storage.locate(image_path)} {image.shape[1]}x{image.shape[0]}; they must be of one size."
+            image_name, label_name = map(self.storage.locate, self.files[index][1:])
+            raise SizeError(
+                f"{label_name} is {label.shape[1]}x{label.shape[0]} pixels, its image"
+                f" {image_name} {image.shape[1]}x{image.shape[0]}; they must be of one size."
             )
-        return Sample(image, label, id_)
+
+    def read_image(self, index: int) -> Array:
+        """Read the image of the sample ``index`` alone, uint8 (H, W, 3) RGB."""
+        path = self.files[index][1]
+        return decode_image(self.storage.read(path), self.storage.locate(path))
 
     def read_label(self, index: int) -> Array:
         """Read the label of the sample ``index`` alone, uint8 (H, W)."""
         path = self.files[index][2]
         label = self.decode(self.storage.read(path), self.storage.locate(path))
         return label if self.lookup is None else self.lookup[label]
+
+    def in_memory(self) -> Self:
+        """Return the same samples, read once and kept, to be shared by the processes that are forked later.
+
+        Raises:
+            UserError: As reading a sample does.
+        """
+        loaded = copy.copy(self)
+        with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
+            loaded.samples = list(pool.map(self.__getitem__, range(len(self))))
+        return loaded
+
+    def readable(self) -> tuple[Self, list[str]]:
+        """Return the samples that can be read, and why each of the others cannot."""
+
+        def complaint(index: int) -> str | None:
+            try:
+                self[index]
+            except UserError as error:
+                return str(error)
+            return None
+
+        with ThreadPoolExecutor() as pool:
+            complaints = list(pool.map(complaint, range(len(self))))
+        kept = copy.copy(self)
+        kept.files = [files for files, wrong in zip(self.files, complaints, strict=True) if wrong is None]
+        return kept, [wrong for wrong in complaints if wrong is not None]
 
     def select(self, classes: Selection) -> Self:
         """Return the same images with other classes: merged, left out, or one against the rest.
@@ -121,14 +194,26 @@ class SegmentationDataset(Dataset[Sample]):
 def decode_image(content: bytes, name: str) -> Array:
     """Decode an image file to RGB, uint8 (H, W, 3), turned upright as its EXIF orientation says.
 
+    Of 16 bits the upper 8 are taken, of transparent pixels the colour.
+
     Raises:
         UserError: The file is not an image or is damaged; ``name`` is how the message calls it.
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # Pillow would cut off what is above 255
+                upright = Image.fromarray((np.array(upright) >> 8).clip(0, 255).astype(np.uint8))
+            return np.array(upright.convert("RGB"))
     except Exception as error:  # a damaged file leads Pillow to errors of any kind
         raise UserError(f"{name} cannot be read as an image: {reason(error)}.") from error
+
+
+def is_picture(path: str) -> bool:
+    """Tell by its name whether a file is a picture; hidden files are none."""
+    name = path.rpartition("/")[2]
+    _, dot, ending = name.rpartition(".")
+    return dot + ending.lower() in Image.registered_extensions() and not name.startswith(".")
 
 
 def read_image(path: Path) -> Array:

@@ -42,7 +42,7 @@ class DemoScenes(SegmentationDataset):
         root = Path(root or cache / "fcn_smp/demo-scenes-v1")
         provide_scenes(root)
         files = [(id_, f"JPEGImages/{id_}.jpg", f"SegmentationClass/{id_}.png") for id_ in split_ids(split)]
-        super().__init__(Folder(root), files)
+        super().__init__(Folder(root), files, split=split, official=self.splits[split])
 
 
 def split_ids(split: str) -> list[str]:

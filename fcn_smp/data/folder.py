@@ -4,9 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image
-
-from fcn_smp.data.dataset import SegmentationDataset
+from fcn_smp.data.dataset import SegmentationDataset, is_picture
 from fcn_smp.data.labels import IGNORE_INDEX, Color, Colors, Numbers
 from fcn_smp.data.splitting import random_split
 from fcn_smp.data.storage import Storage, open_storage
@@ -65,10 +63,10 @@ class ImageFolder(SegmentationDataset):
             ids = _listed(Path(split), image_paths) if Path(split).is_file() else random_split(ids, shares, split, seed)
         files = []
         for id_ in ids:
-            if id_ + label_suffix not in label_paths:
-                raise UserError(f"{storage.locate(image_paths[id_])} has no label {labels}/{id_}{label_suffix}.png.")
-            files.append((id_, image_paths[id_], label_paths[id_ + label_suffix]))
-        super().__init__(storage, files, decode)
+            name = id_ + label_suffix
+            lost = f"{labels.replace('{split}', split)}/{name}.png"
+            files.append((id_, image_paths[id_], label_paths.get(name, lost)))
+        super().__init__(storage, files, decode, split=split)
 
 
 def _decoder(codes: Sequence[Code], void: Sequence[Code]) -> Numbers | Colors:
@@ -86,13 +84,11 @@ def _decoder(codes: Sequence[Code], void: Sequence[Code]) -> Numbers | Colors:
 
 def _pictures(storage: Storage, folder: str) -> dict[str, str]:
     """Return the paths of the pictures in a folder, by their path in it without the ending."""
-    known = Image.registered_extensions()
     found: dict[str, str] = {}
     for path in storage.files(folder):
-        inside = path.removeprefix(f"{folder}/")
-        stem, dot, ending = inside.rpartition(".")
-        if dot + ending.lower() not in known or inside.rpartition("/")[2].startswith("."):
+        if not is_picture(path):
             continue
+        stem = path.removeprefix(f"{folder}/").rpartition(".")[0]
         if stem in found:
             raise UserError(f"{storage.locate(path)} and {found[stem]} have one name; each image needs one of its own.")
         found[stem] = path

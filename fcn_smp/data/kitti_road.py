@@ -35,7 +35,8 @@ class KITTIRoad(SegmentationDataset):
     palette = np.zeros((256, 3), dtype=np.uint8)
     palette[:2] = OTHER, ROAD
     shares: ClassVar[dict[str, float]] = {"train": 0.8, "val": 0.2}
-    """Splits, 231 and 58 pictures, drawn with the seed 42."""
+    """Splits, drawn with the seed 42."""
+    sizes: ClassVar[dict[str, int]] = {"train": 231, "val": 58, "all": 289}
 
     def __init__(self, root: Path, split: str) -> None:
         storage = open_storage(Path(root))
@@ -50,4 +51,4 @@ class KITTIRoad(SegmentationDataset):
                 labels[f"{scene}_{number}"] = path
         ids = random_split(list(labels), self.shares, split, seed=42)
         files = [(id_, f"{base}image_2/{id_}.png", labels[id_]) for id_ in ids]
-        super().__init__(storage, files, Colors([OTHER, ROAD], void=[VOID]))
+        super().__init__(storage, files, Colors([OTHER, ROAD], void=[VOID]), split=split, official=self.sizes[split])

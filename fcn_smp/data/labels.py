@@ -17,6 +17,10 @@ IGNORE_INDEX = 255
 """Label of pixels that belong to no class: borders, void, padding. Neither trained on nor scored."""
 
 
+class LabelError(UserError):
+    """A label file is whole, but its pixels are not what they should be."""
+
+
 class Numbers:
     """Decodes labels whose pixels are numbers: palette or grayscale pictures.
 
@@ -45,7 +49,7 @@ class Numbers:
         present = np.bincount(raw.ravel(), minlength=256) > 0
         wrong = np.flatnonzero(present & ~self.known)
         if wrong.size:
-            raise UserError(f"{name} holds the label {wrong[0]}; allowed are {self._allowed()}.")
+            raise LabelError(f"{name} holds the label {wrong[0]}; allowed are {self._allowed()}.")
         return self.lookup[raw]
 
     def _allowed(self) -> str:
@@ -84,7 +88,7 @@ class Colors:
         if wrong.size:
             row, column = wrong[0]
             red, green, blue = pixels[row, column]
-            raise UserError(
+            raise LabelError(
                 f"{name} has the colour ({red}, {green}, {blue}) at row {row}, column {column}, which is that of no"
                 " class; list it among the classes or as void."
             )
@@ -110,7 +114,7 @@ def decode_numbers(content: bytes, name: str, channel: int | None = None) -> Arr
     if mode == "1":
         return label.astype(np.uint8)
     if mode not in ("P", "L"):
-        raise UserError(f"{name} is a label of mode {mode}; its pixels must be class numbers (mode P or L).")
+        raise LabelError(f"{name} is a label of mode {mode}; its pixels must be class numbers (mode P or L).")
     return label
 
 

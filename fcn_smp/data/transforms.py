@@ -39,8 +39,8 @@ class Preprocess:
         self.reverse = input_space == "BGR"
         order = -1 if self.reverse else 1
         self.max_pixel_value = 255 / input_range[1]
-        self.mean = tuple(mean)[::order]
-        self.normalize = A.Normalize(self.mean, tuple(std)[::order], max_pixel_value=self.max_pixel_value)
+        self.mean, self.std = tuple(mean)[::order], tuple(std)[::order]
+        self.normalize = A.Normalize(self.mean, self.std, max_pixel_value=self.max_pixel_value)
         self.transform = self.compose([])
 
     def compose(self, transforms: Sequence[Any]) -> A.Compose:
@@ -54,6 +54,12 @@ class Preprocess:
     def __call__(self, image: Array) -> Tensor:
         """Map a uint8 RGB image (H, W, 3) to a float32 tensor (3, H, W)."""
         return self.order(self.transform(image=image)["image"])
+
+    def undo(self, tensor: Tensor) -> Array:
+        """Map what :meth:`__call__` gave back to the image."""
+        image = self.order(tensor).numpy().transpose(1, 2, 0) * np.array(self.std) + np.array(self.mean)
+        pixels: Array = (image * self.max_pixel_value).round().clip(0, 255).astype(np.uint8)
+        return pixels
 
 
 class Augment:

@@ -1,19 +1,22 @@
 """PASCAL VOC 2007 and 2012 segmentation.
 
 Mark Everingham et al.: The PASCAL visual object classes (VOC) challenge. IJCV 88(2), 2010.
-Bharath Hariharan et al.: Semantic contours from inverse detectors. ICCV 2011 (the labels of ``train_aug``).
+Bharath Hariharan et al.: Semantic contours from inverse detectors. ICCV 2011 (SBD, further labels for 2012).
 """
 
-from importlib import resources
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 
-from fcn_smp.data.dataset import SegmentationDataset
+from fcn_smp.data.dataset import IncompleteError, SegmentationDataset
 from fcn_smp.data.labels import Array
+from fcn_smp.data.splitting import packaged_ids
 from fcn_smp.data.storage import Storage, open_storage
 from fcn_smp.errors import UserError
+
+SBD_TRAIN = "ImageSets/Segmentation/sbd_train.txt"
+REMEDY = "fcn-smp data prepare voc2012_sbd makes it"
 
 
 def voc_palette() -> Array:
@@ -47,45 +50,62 @@ class VOCSegmentation(SegmentationDataset):
         "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
     )  # fmt: skip
     palette = voc_palette()
-    splits: ClassVar[dict[int, tuple[str, ...]]] = {
-        2007: ("train", "val", "trainval", "test"),
-        2012: ("train", "val", "trainval", "train_aug", "seg11valid", "auto"),
-    }
-    """Splits with labels. ``train_aug`` is VOC 2012 train and SBD without VOC 2012 val, 10,582 images, with labels
-    in ``SegmentationClassAug/``; ``seg11valid`` the 736 validation images of Long et al."""
+    splits: ClassVar[dict[int, dict[str, int | None]]] = {
+        2007: {"train": 209, "val": 213, "trainval": 422, "test": 210},
+        2012: {
+            "train": 1464, "val": 1449, "trainval": 2913, "train_aug": 10582, "seg11valid": 736, "auto": None,
+            "sbd_train": 8498, "keras_fcn_train": 10831, "keras_fcn_val": 1200,
+        },
+    }  # fmt: skip
+    """Splits with labels, and how many images each has. ``train_aug`` is VOC 2012 train and SBD without VOC 2012 val;
+    ``sbd_train`` is what Long et al. train on, SBD's own, and ``seg11valid`` what they validate on, of VOC's val;
+    ``keras_fcn_train`` and ``keras_fcn_val`` are those of Keras-FCN."""
+    augmented: ClassVar[tuple[str, ...]] = ("train_aug", "sbd_train", "keras_fcn_train", "keras_fcn_val")
+    """Splits of 2012 whose labels are those of SBD, in ``SegmentationClassAug/``."""
 
     def __init__(self, root: Path, split: str, year: Literal[2007, 2012]) -> None:
         storage = open_storage(Path(root))
-        base = _find_base(storage, Path(root), year)
+        base = find_voc(storage, Path(root), year)
         if split == "auto" and year == 2012:
             split = "train_aug" if storage.exists(f"{base}SegmentationClassAug") else "train"
-        labels = "SegmentationClassAug" if split == "train_aug" else "SegmentationClass"
-        ids = self._read_ids(split, year)
+        augmented = year == 2012 and split in self.augmented
+        labels = "SegmentationClassAug" if augmented else "SegmentationClass"
+        ids = self._read_ids(storage, base, split, year)
         files = [(id_, f"{base}JPEGImages/{id_}.jpg", f"{base}{labels}/{id_}.png") for id_ in ids]
-        for _, image, label in files:
-            for path in (image, label):
-                if not storage.exists(path):
-                    raise UserError(f"{storage.locate(path)} is missing, which the split {split!r} names.")
-        super().__init__(storage, files)
+        try:
+            super().__init__(storage, files, split=split, official=self.splits[year].get(split))
+        except IncompleteError as error:
+            if augmented:
+                raise IncompleteError(f"{str(error).rstrip('.')}; {REMEDY}.", self) from error
+            raise
 
     @classmethod
-    def _read_ids(cls, split: str, year: int) -> list[str]:
-        if split in cls.splits[year]:
-            text = resources.files("fcn_smp.data").joinpath(f"splits/voc{year}_{split}.txt").read_text()
+    def _read_ids(cls, storage: Storage, base: str, split: str, year: int) -> list[str]:
+        if split == "sbd_train" and year == 2012:  # comes with SBD, not with this package
+            path = base + SBD_TRAIN
+            if not storage.exists(path):
+                raise UserError(f"{storage.locate(path)} is missing, which lists the split {split!r}; {REMEDY}.")
+            ids = storage.read(path).decode(errors="replace").split()
+        elif split in cls.splits[year]:
+            ids = packaged_ids(f"voc{year}_{split}")
         elif Path(split).is_file():
-            text = Path(split).read_text(encoding="utf-8", errors="replace")
+            ids = Path(split).read_text(encoding="utf-8", errors="replace").split()
         else:
             raise UserError(
                 f"VOC{year} has no split {split!r}; it has {', '.join(cls.splits[year])},"
                 " or give the path of a text file with one id a line."
             )
-        ids = text.split()
         if not ids:
             raise UserError(f"The split {split} is empty; it must name at least one image.")
         return ids
 
 
-def _find_base(storage: Storage, root: Path, year: int) -> str:
+def find_voc(storage: Storage, root: Path, year: int) -> str:
+    """Return the path of ``VOC<year>``, with a slash at its end, below a folder that holds it or is it.
+
+    Raises:
+        UserError: It is not there.
+    """
     for base in (f"VOCdevkit/VOC{year}/", f"VOC{year}/", ""):
         if storage.exists(f"{base}JPEGImages") and storage.exists(f"{base}SegmentationClass"):
             return base

@@ -109,11 +109,14 @@ def for_any_size(encoder: Any, name: str, in_channels: int) -> AsItIs:
     def error(height: int, width: int) -> str:
         """Return what keeps the encoder from an image that is wider than high, '' for nothing."""
         try:
-            *_, last = twin(torch.empty(1, in_channels, height, width, device="meta"))
+            maps = twin(torch.empty(1, in_channels, height, width, device="meta"))
         except Exception as error:  # whatever a model raises where it cannot go on
             return str(error) or "an assertion fails"
-        # A model that resizes its input by itself gives maps of one size.
-        return "" if (last.shape[3] > last.shape[2]) == (width > height) else "its maps have one size"
+        # A model that resizes its input by itself gives maps of one size; a hybrid transformer of timm may misjudge how
+        # many rows and columns its tokens are, and then channels come out as pixels or the other way round.
+        if [map.shape[1] for map in maps] != list(encoder.out_channels):
+            return "its maps are garbled"
+        return "" if (maps[-1].shape[3] > maps[-1].shape[2]) == (width > height) else "its maps have one size"
 
     # Neither is near a multiple of 32, where maps whose sizes are rounded in two ways may agree by chance.
     if not error(75, 149):

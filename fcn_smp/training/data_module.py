@@ -43,6 +43,21 @@ class WholeSamples(Dataset[Batch]):
         return self.preprocess(sample.image), torch.from_numpy(sample.label).long()
 
 
+def training_samples(recipe: Recipe, dataset: SegmentationDataset, preprocessing: Preprocessing) -> Dataset[Batch]:
+    """Return what the network is trained on, by (epoch, index)."""
+    options, preprocess = recipe.augmentation, Preprocess(*preprocessing)
+    if options is None:
+        return WholeSamples(dataset, preprocess)
+    augment = Augment(
+        preprocess,
+        crop=options.crop if isinstance(options.crop, tuple) else (options.crop, options.crop),
+        scale=options.scale,
+        flip=options.flip,
+        color_jitter=options.color_jitter,
+    )
+    return TrainingSamples(dataset, augment, recipe.seed)
+
+
 class SegmentationDataModule(lightning.LightningDataModule):
     """Loaders for augmented training crops and whole validation images.
 
@@ -64,21 +79,9 @@ class SegmentationDataModule(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled batches; a last batch that is not full is left out."""
-        options = self.recipe.augmentation
-        preprocess = Preprocess(*self.preprocessing)
-        samples: Dataset[Batch]
-        if options is None:
-            samples = WholeSamples(self.train, preprocess)
+        samples = training_samples(self.recipe, self.train, self.preprocessing)
+        if self.recipe.augmentation is None:
             return self._loader(samples, len(self.train), self.recipe.seed, batch_size=1)
-        crop = options.crop if isinstance(options.crop, tuple) else (options.crop, options.crop)
-        augment = Augment(
-            preprocess,
-            crop=crop,
-            scale=options.scale,
-            flip=options.flip,
-            color_jitter=options.color_jitter,
-        )
-        samples = TrainingSamples(self.train, augment, self.recipe.seed)
         return self._loader(samples, len(self.train), self.recipe.seed, self.recipe.trainer.batch_size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -8,6 +8,7 @@ import lightning.pytorch as lightning
 from fcn_smp.data.class_weights import class_weights, count_classes
 from fcn_smp.data.dataset import SegmentationDataset
 from fcn_smp.data.labels import IGNORE_INDEX
+from fcn_smp.data.splitting import shared_samples
 from fcn_smp.errors import UserError
 from fcn_smp.losses import SegmentationLoss
 from fcn_smp.models.encoder import Preprocessing, encoder_preprocessing
@@ -38,7 +39,8 @@ def build(recipe: Recipe) -> Parts:
         UserError: Something does not fit; the message names it.
     """
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
-    train_set, val_set = recipe.data.open(recipe.data.train), recipe.data.open(recipe.data.val)
+    train_set, val_set = recipe.data.load(recipe.data.train), recipe.data.load(recipe.data.val)
+    _refuse_overlap(recipe, train_set, val_set)
     if recipe.augmentation is None and recipe.trainer.batch_size > 1:
         raise UserError("trainer.batch_size must be 1 where augmentation is null, since whole images differ in size.")
     if len(train_set) < recipe.trainer.batch_size:
@@ -47,8 +49,7 @@ def build(recipe: Recipe) -> Parts:
             f" {len(train_set)} images; it should be that or less."
         )
     model, usual, notes = build_network(recipe, train_set.classes)
-    asked = {key: value for key, value in recipe.preprocessing if value is not None}
-    preprocessing = usual._replace(**asked)
+    preprocessing = _asked(recipe, usual)
     options = recipe.loss
     loss = SegmentationLoss(_class_weights(recipe, train_set), IGNORE_INDEX, options.label_smoothing, options.reduction)
     task = SegmentationTask(model, loss, recipe, len(train_set.classes))
@@ -81,7 +82,8 @@ def check_stages(recipe: Recipe) -> None:
     before: FCN | None = None
     for name, stage in recipe.staged().items():
         bare = stage.model.model_copy(update={"init_from": None, "encoder_weights": None})
-        train_set = stage.data.open(stage.data.train)
+        train_set, val_set = stage.data.open(stage.data.train), stage.data.open(stage.data.val)
+        _refuse_overlap(stage, train_set, val_set)
         model = build_network(stage.model_copy(update={"model": bare}), train_set.classes)[0]
         if before and "init_from" not in recipe.stages[name].get("model", {}):
             try:
@@ -89,6 +91,27 @@ def check_stages(recipe: Recipe) -> None:
             except ValueError as error:
                 raise UserError(f"stages.{name}: {error}") from error
         before = model
+
+
+def network_preprocessing(recipe: Recipe) -> Preprocessing:
+    """Return what the network of a recipe gets, without building it."""
+    source = recipe.model.init_from and Segmenter.load(recipe.model.init_from)
+    usual = encoder_preprocessing(recipe.model.encoder_name, recipe.model.encoder_weights)
+    return _asked(recipe, source.preprocessing if source else usual)
+
+
+def _asked(recipe: Recipe, usual: Preprocessing) -> Preprocessing:
+    return usual._replace(**{key: value for key, value in recipe.preprocessing if value is not None})
+
+
+def _refuse_overlap(recipe: Recipe, train_set: SegmentationDataset, val_set: SegmentationDataset) -> None:
+    shared = shared_samples(train_set, val_set)
+    if shared and not recipe.data.allow_overlap:
+        subject = "1 image is" if len(shared) == 1 else f"{len(shared)} images are"
+        raise UserError(
+            f"{subject} in both splits, data.train and data.val, such as {shared[0]}; choose splits that do not"
+            " overlap, or set data.allow_overlap: true."
+        )
 
 
 def _model(recipe: Recipe, classes: Sequence[str]) -> tuple[FCN, Preprocessing, list[str]]:

@@ -1,0 +1,59 @@
+"""A picture of some samples of a data set, as they are and as the network sees them."""
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from fcn_smp import drawing
+from fcn_smp.data.dataset import SegmentationDataset
+from fcn_smp.drawing import Tile
+from fcn_smp.errors import UserError
+from fcn_smp.recipe import Recipe
+
+DRAWS = 3
+"""How often a sample is augmented."""
+
+
+def contact_sheet(recipe: Recipe, split: str, samples: int, *, augmented: bool = False) -> Image.Image:
+    """Draw samples of a split, chosen at random by the recipe's seed, each with its label.
+
+    Args:
+        recipe: Says what the data set is, and how it is augmented.
+        split: The split to draw from.
+        samples: How many samples, or all if there are fewer.
+        augmented: Show beside each sample what the network is given of it in the first epochs of training.
+
+    Raises:
+        UserError: The split is unknown or empty, a file is missing or damaged, or the recipe does not augment.
+    """
+    if augmented and recipe.augmentation is None:
+        raise UserError("augmentation is null in the recipe: the network sees the samples as they are.")
+    dataset = recipe.data.open(split)
+    if not len(dataset):
+        raise UserError(f"The split {split} is empty; it must have at least one image.")
+    draw = _augmentation(recipe, dataset) if augmented else None
+    tiles = []
+    for index in sorted(np.random.default_rng(recipe.seed).permutation(len(dataset))[:samples].tolist()):
+        sample = dataset[index]
+        tiles.append(Tile(sample.image, sample.label, sample.id))
+        if draw:
+            tiles += [draw(epoch, index) for epoch in range(DRAWS)]
+    return drawing.contact_sheet(tiles, dataset.palette, dataset.classes, columns=DRAWS + 1)
+
+
+def _augmentation(recipe: Recipe, dataset: SegmentationDataset) -> Callable[[int, int], Tile]:
+    # Lightning takes its time to import, and the rest does without.
+    from fcn_smp.data.transforms import Preprocess
+    from fcn_smp.training.data_module import training_samples
+    from fcn_smp.training.parts import network_preprocessing
+
+    preprocessing = network_preprocessing(recipe)
+    samples = training_samples(recipe, dataset, preprocessing)
+    preprocess = Preprocess(*preprocessing)
+
+    def draw(epoch: int, index: int) -> Tile:
+        image, label = samples[epoch, index]
+        return Tile(preprocess.undo(image), label.numpy().astype(np.uint8), f"in epoch {epoch + 1}")
+
+    return draw
