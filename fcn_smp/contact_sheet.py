@@ -9,6 +9,7 @@ from fcn_smp import drawing
 from fcn_smp.data.dataset import SegmentationDataset
 from fcn_smp.drawing import Tile
 from fcn_smp.errors import UserError
+from fcn_smp.models.encoder import encoder_preprocessing
 from fcn_smp.recipe import Recipe
 
 DRAWS = 3
@@ -46,9 +47,9 @@ def _augmentation(recipe: Recipe, dataset: SegmentationDataset) -> Callable[[int
     # Lightning takes its time to import, and the rest does without.
     from fcn_smp.data.transforms import Preprocess
     from fcn_smp.training.data_module import training_samples
-    from fcn_smp.training.parts import network_preprocessing
 
-    preprocessing = network_preprocessing(recipe)
+    # Not that of the weights, which may have to be fetched: it is undone, and but colours the padding.
+    preprocessing = encoder_preprocessing(recipe.model.encoder_name)
     samples = training_samples(recipe, dataset, preprocessing)
     preprocess = Preprocess(*preprocessing)
 

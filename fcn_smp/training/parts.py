@@ -49,7 +49,8 @@ def build(recipe: Recipe) -> Parts:
             f" {len(train_set)} images; it should be that or less."
         )
     model, usual, notes = build_network(recipe, train_set.classes)
-    preprocessing = _asked(recipe, usual)
+    asked = {key: value for key, value in recipe.preprocessing if value is not None}
+    preprocessing = usual._replace(**asked)
     options = recipe.loss
     loss = SegmentationLoss(_class_weights(recipe, train_set), IGNORE_INDEX, options.label_smoothing, options.reduction)
     task = SegmentationTask(model, loss, recipe, len(train_set.classes))
@@ -91,17 +92,6 @@ def check_stages(recipe: Recipe) -> None:
             except ValueError as error:
                 raise UserError(f"stages.{name}: {error}") from error
         before = model
-
-
-def network_preprocessing(recipe: Recipe) -> Preprocessing:
-    """Return what the network of a recipe gets, without building it."""
-    source = recipe.model.init_from and Segmenter.load(recipe.model.init_from)
-    usual = encoder_preprocessing(recipe.model.encoder_name, recipe.model.encoder_weights)
-    return _asked(recipe, source.preprocessing if source else usual)
-
-
-def _asked(recipe: Recipe, usual: Preprocessing) -> Preprocessing:
-    return usual._replace(**{key: value for key, value in recipe.preprocessing if value is not None})
 
 
 def _refuse_overlap(recipe: Recipe, train_set: SegmentationDataset, val_set: SegmentationDataset) -> None:
