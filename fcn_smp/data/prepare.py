@@ -171,11 +171,9 @@ PREPARATIONS = {
         "fcn-smp train voc2012",
         _join_sbd,
     ),
-    "camvid": Preparation("CamVid", (_CAMVID,), _CAMVID.check, "fcn-smp train RECIPE data.kind=camvid"),
-    "kitti_road": Preparation(
-        "KITTI road", (_KITTI_ROAD,), _KITTI_ROAD.check, "fcn-smp train RECIPE data.kind=kitti_road"
-    ),
-    "carla": Preparation("CARLA", (_CARLA,), _CARLA.check, "fcn-smp train RECIPE data.kind=carla"),
+    "camvid": Preparation("CamVid", (_CAMVID,), _CAMVID.check, "fcn-smp train camvid"),
+    "kitti_road": Preparation("KITTI road", (_KITTI_ROAD,), _KITTI_ROAD.check, "fcn-smp train kitti-road"),
+    "carla": Preparation("CARLA", (_CARLA,), _CARLA.check, "fcn-smp train carla-road"),
 }
 
 
