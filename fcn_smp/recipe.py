@@ -107,11 +107,11 @@ class DataSection(Section):
         dataset = self.open(split, incomplete=self.on_error == "skip")
         if self.on_error == "skip":
             dataset, complaints = dataset.readable()
+            if not len(dataset):
+                raise UserError(f"Nothing of the split {split} can be read: {complaints[0]}")
             if complaints:
                 more = f" and {len(complaints) - 1} more" if len(complaints) > 1 else ""
                 warnings.warn(f"Of {split}, left out: {complaints[0].rstrip('.')}{more}.", stacklevel=2)
-            if not len(dataset):
-                raise UserError(f"Nothing of the split {split} can be read: {complaints[0]}")
         return dataset.in_memory() if self.cache else dataset
 
     def open_whole(self, split: str) -> "SegmentationDataset":

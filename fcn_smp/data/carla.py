@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fcn_smp.data.dataset import SegmentationDataset
+from fcn_smp.data.dataset import SegmentationDataset, is_picture
 from fcn_smp.data.labels import Numbers
 from fcn_smp.data.splitting import random_split
 from fcn_smp.data.storage import open_storage
@@ -46,7 +46,7 @@ class CARLA(SegmentationDataset):
         for image in storage.files():
             folder, _, name = image.rpartition("/")
             label = f"{folder.removesuffix('CameraRGB')}CameraSeg/{name}"
-            if folder.endswith("CameraRGB") and storage.exists(label):
+            if folder.endswith("CameraRGB") and is_picture(image) and storage.exists(label):
                 id_ = f"{folder.removesuffix('CameraRGB')}{name.removesuffix('.png')}"
                 files[id_] = (id_, image, label)
         if not files:

@@ -84,6 +84,8 @@ class SegmentationDataset(Dataset[Sample]):
         self.official = official
         self.lookup: Array | None = None
         self.samples: list[Sample] | None = None
+        if not files:
+            raise UserError(f"The split {split!r} has no images; there must be one at least.")
         # Last, so that the error carries a whole data set.
         for _, *paths in files:
             for path in paths:
@@ -170,16 +172,21 @@ class SegmentationDataset(Dataset[Sample]):
             if old == "rest":
                 members[name] = [number for number in range(len(self.classes)) if number not in taken]
                 taken += members[name]
+        for name, old in classes.items():
+            if not len(old):
+                raise UserError(f"The class {name} is made of nothing; name at least one class that it takes.")
         for number in taken:
             if taken.count(number) > 1:
                 raise UserError(f"The class {self.classes[number]} is taken twice; each goes to one new class.")
         selected = copy.copy(self)
+        selected.samples = None
         selected.classes = tuple(classes)
-        selected.lookup = np.full(256, IGNORE_INDEX, dtype=np.uint8)
+        lookup = np.full(256, IGNORE_INDEX, dtype=np.uint8)
         selected.palette = self.palette.copy()
         for new, (name, numbers) in enumerate(members.items()):
-            selected.lookup[numbers] = new
+            lookup[numbers] = new
             selected.palette[new] = 0 if classes[name] == "rest" else self.palette[numbers[0]]
+        selected.lookup = lookup if self.lookup is None else lookup[self.lookup]
         return selected
 
     def _number(self, one: int | str) -> int:
@@ -204,6 +211,8 @@ def decode_image(content: bytes, name: str) -> Array:
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # Pillow would cut off what is above 255
                 upright = Image.fromarray((np.array(upright) >> 8).clip(0, 255).astype(np.uint8))
+            if upright.mode == "P" and "transparency" in upright.info:  # Pillow warns of the direct way
+                upright = upright.convert("RGBA")
             return np.array(upright.convert("RGB"))
     except Exception as error:  # a damaged file leads Pillow to errors of any kind
         raise UserError(f"{name} cannot be read as an image: {reason(error)}.") from error

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from fcn_smp.data.dataset import SegmentationDataset, is_picture
 from fcn_smp.data.labels import IGNORE_INDEX, Color, Colors, Numbers
@@ -51,21 +51,23 @@ class ImageFolder(SegmentationDataset):
     ) -> None:
         self.classes = tuple(names)
         self.palette = voc_palette()
+        if not 1 <= len(names) < IGNORE_INDEX:
+            raise UserError(f"{len(names)} classes are named; there must be 1 to {IGNORE_INDEX - 1}.")
         decode = _decoder(list(names.values()), void)
         if isinstance(decode, Colors):
             self.palette[: len(names)] = list(names.values())
         storage = open_storage(Path(root))
-        image_paths = _pictures(storage, images.replace("{split}", split))
-        label_paths = _pictures(storage, labels.replace("{split}", split))
+        by_folder = "{split}" in images + labels
+        images, labels = (str(PurePosixPath(folder.replace("{split}", split))) for folder in (images, labels))
+        image_paths, label_paths = _pictures(storage, images), _pictures(storage, labels)
         ids = list(image_paths)
-        if "{split}" not in images + labels:
+        if not by_folder:
             shares = {"train": 1 - val_share, "val": val_share}
             ids = _listed(Path(split), image_paths) if Path(split).is_file() else random_split(ids, shares, split, seed)
         files = []
         for id_ in ids:
             name = id_ + label_suffix
-            lost = f"{labels.replace('{split}', split)}/{name}.png"
-            files.append((id_, image_paths[id_], label_paths.get(name, lost)))
+            files.append((id_, image_paths[id_], label_paths.get(name, f"{labels}/{name}.png")))
         super().__init__(storage, files, decode, split=split)
 
 
@@ -86,9 +88,10 @@ def _pictures(storage: Storage, folder: str) -> dict[str, str]:
     """Return the paths of the pictures in a folder, by their path in it without the ending."""
     found: dict[str, str] = {}
     for path in storage.files(folder):
-        if not is_picture(path):
+        inside = path.removeprefix(f"{folder}/")
+        if not is_picture(path) or inside.startswith(".") or "/." in inside:
             continue
-        stem = path.removeprefix(f"{folder}/").rpartition(".")[0]
+        stem = inside.rpartition(".")[0]
         if stem in found:
             raise UserError(f"{storage.locate(path)} and {found[stem]} have one name; each image needs one of its own.")
         found[stem] = path
@@ -100,7 +103,7 @@ def _pictures(storage: Storage, folder: str) -> dict[str, str]:
 def _listed(path: Path, images: Mapping[str, str]) -> list[str]:
     """Read the ids of a list, which may have the endings of the files."""
     ids = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         name = line.strip()
         if name and name not in images:
             name = name.rpartition(".")[0]
@@ -123,7 +126,7 @@ def read_names(path: Path) -> dict[str, Code]:
         UserError: The file cannot be read, or its lines are of several kinds.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as a list of classes: {error}.") from error
     names: dict[str, Code] = {}
@@ -140,7 +143,13 @@ def read_names(path: Path) -> dict[str, Code]:
             name, code = cvat[1], (int(cvat[2]), int(cvat[3]), int(cvat[4]))
         if name in names:
             raise UserError(f"{path} names the class {name} twice.")
+        if not isinstance(code, int) and max(code) > 255:
+            raise UserError(f"{path} gives {name} the colour {code}; its parts must be 0 to 255.")
         names[name] = code
     if not names:
         raise UserError(f"{path} names no class.")
+    if len(names) >= IGNORE_INDEX:
+        raise UserError(f"{path} names {len(names)} classes; there may be {IGNORE_INDEX - 1}.")
+    if len({type(code) for code in names.values()}) > 1:
+        raise UserError(f"{path} gives some classes a colour and others none; give all of them one, or none.")
     return names

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fcn_smp.data.dataset import SegmentationDataset
+from fcn_smp.data.dataset import SegmentationDataset, is_picture
 from fcn_smp.data.labels import Colors
 from fcn_smp.data.splitting import random_split
 from fcn_smp.data.storage import open_storage
@@ -47,7 +47,7 @@ class KITTIRoad(SegmentationDataset):
         labels = {}
         for path in storage.files(f"{base}gt_image_2"):
             scene, kind, number = (*path.rpartition("/")[2].removesuffix(".png").split("_"), "", "")[:3]
-            if kind == "road":  # um_road_000000.png belongs to um_000000.png
+            if kind == "road" and is_picture(path):  # um_road_000000.png belongs to um_000000.png
                 labels[f"{scene}_{number}"] = path
         ids = random_split(list(labels), self.shares, split, seed=42)
         files = [(id_, f"{base}image_2/{id_}.png", labels[id_]) for id_ in ids]

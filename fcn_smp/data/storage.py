@@ -1,6 +1,7 @@
 """Files of a data set, in a folder or in the tar archive in which it is handed out."""
 
 import io
+import os
 import tarfile
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -35,7 +36,7 @@ class Folder:
         self.root = root
 
     def exists(self, path: str) -> bool:
-        return (self.root / path).exists()
+        return os.path.exists(self.root / path)  # noqa: PTH110  (False for a name that is too long)
 
     def files(self, folder: str = "") -> list[str]:
         paths = (self.root / folder).rglob("*")
@@ -60,17 +61,28 @@ class Tar:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        size = root.stat().st_size
         self.members: dict[str, tuple[int, int]] = {}
         self.folders: set[str] = set()
         try:
             with tarfile.open(root, "r:") as archive:
                 for member in archive:
+                    if not 0 <= member.size <= size - member.offset_data:
+                        raise tarfile.ReadError(f"{member.name} ends outside")
                     name = member.name.removeprefix("./")
                     if member.isfile():
                         self.members[name] = (member.offset_data, member.size)
                         self.folders.add(str(PurePosixPath(name).parent))
-        except (tarfile.TarError, EOFError) as error:
+                # A damaged header looks like the end to tarfile; the end is a block of zeros, or of the file.
+                if any(self._block(archive.offset)):
+                    raise tarfile.ReadError(f"damaged at byte {archive.offset}")
+        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             raise UserError(f"{root} is not a whole, uncompressed tar archive ({error}).") from error
+
+    def _block(self, offset: int, size: int = tarfile.BLOCKSIZE) -> bytes:
+        with io.FileIO(self.root) as file:
+            file.seek(offset)
+            return file.read(size)
 
     def exists(self, path: str) -> bool:
         return path in self.members or path in self.folders
@@ -81,10 +93,7 @@ class Tar:
     def read(self, path: str) -> bytes:
         if path not in self.members:
             raise UserError(f"{self.root} holds no file {path}.")
-        offset, size = self.members[path]
-        with io.FileIO(self.root) as file:
-            file.seek(offset)
-            return file.read(size)
+        return self._block(*self.members[path])
 
     def locate(self, path: str) -> str:
         return f"{self.root}:{path}"
