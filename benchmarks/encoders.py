@@ -37,6 +37,7 @@ model = smp.create_model("fcn8s", encoder_name="convnext_tiny", encoder_weights=
 `tu-convnext_tiny` is the same; of a bare name that both know, such as `resnet34`, SMP's encoder is meant. `"imagenet"`
 stands for timm's own choice of weights, a tag in the name for another (`resnet50.a1_in1k`). Arguments that the network
 does not know go to the model: `output_stride=8` where it can dilate, `img_size=448` where it is built for one size.
+In a recipe they are the keys of `model.encoder_options`.
 
 ## Which maps are scored
 
@@ -54,8 +55,9 @@ FCN-8s scores maps of the strides 32, 16 and 8, coarse to fine; FCN-4s and 2s go
 
 ## Which image sizes
 
-The output has the height and width of the input, from one pixel on. What the network does for that is found out when it
-is built, by passes without arithmetic; the column *image size* has four answers:
+The output has the height and width of the input, from one pixel on (in training, batch norms need more than one value
+for each channel). What the network does for that is found
+out when it is built, by passes without arithmetic; the column *image size* has four answers:
 
 * **any**: the encoder gets the image as it is.
 * **any, padded below n**: a smaller image is continued at the bottom and right by its border.
@@ -72,9 +74,9 @@ Models that timm can build for varying sizes (`dynamic_img_size`, `strict_img_si
     make encoders
 
 *Backward* is in training mode on two images of {height} x {width} pixels, and asks for a finite gradient of every
-parameter. *Export* is `torch.export` with dynamic batch, height and width; an attempt ends after {patience} seconds.
-{shapes} models, of more than some {weights} million weights at this image size or for large images of one size, are
-marked **shapes**: they would take this machine too long, and were run on torch's meta device, which has shapes but no
+parameter. *Export* is `torch.export` with dynamic batch, height and width; an attempt ends after {patience} seconds,
+and what was left when time was up, from small to large, is *not tried*. {shapes} models of more than some {weights}
+million weights at this image size, or for large images of one size, are marked **shapes**: they would take this machine too long, and were run on torch's meta device, which has shapes but no
 numbers.
 """
 RESULTS = Path("runs/encoders")

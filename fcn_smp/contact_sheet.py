@@ -30,9 +30,7 @@ def contact_sheet(recipe: Recipe, split: str, samples: int, *, augmented: bool =
     """
     if augmented and recipe.augmentation is None:
         raise UserError("augmentation is null in the recipe: the network sees the samples as they are.")
-    dataset = recipe.data.open(split)
-    if not len(dataset):
-        raise UserError(f"The split {split} is empty; it must have at least one image.")
+    dataset = recipe.data.load(split)
     draw = _augmentation(recipe, dataset) if augmented else None
     tiles = []
     for index in sorted(np.random.default_rng(recipe.seed).permutation(len(dataset))[:samples].tolist()):

@@ -18,13 +18,16 @@ def palette_image(label: Array, palette: Array) -> Image.Image:
     return image
 
 
-def overlay(
-    image: Array, label: Array, palette: Array, opacity: float = 0.6, clear: Sequence[int] = (0,)
-) -> Image.Image:
-    """Lay a label's colours over its image, uint8 (H, W, 3); the classes ``clear``, the background, stay clear."""
+def overlay(image: Array, label: Array, palette: Array, opacity: float = 0.6, clear: Sequence[int] = ()) -> Image.Image:
+    """Lay a label's colours over its image, uint8 (H, W, 3); the classes ``clear`` stay as they are."""
     colors = palette[label].astype(np.float32)
     shown = ~np.isin(label, clear)[..., None] * opacity
     return Image.fromarray((image * (1 - shown) + colors * shown).round().astype(np.uint8))
+
+
+def clear_classes(palette: Array, classes: Sequence[str]) -> list[int]:
+    """Return the classes that an overlay leaves clear: those that are called background or are black."""
+    return [k for k, name in enumerate(classes) if name == "background" or not palette[k].any()]
 
 
 def panel(
@@ -58,7 +61,7 @@ def contact_sheet(
 ) -> Image.Image:
     """Draw each image above the same with its label's colours laid over it, and a legend of all classes.
 
-    Void is hatched. Classes that are called background or are black stay clear.
+    Void is hatched; the background stays clear, as :func:`clear_classes` says.
 
     Args:
         tiles: What is drawn, row by row.
@@ -67,7 +70,7 @@ def contact_sheet(
         columns: Number of tiles in a row.
         box: Width and height in pixels into which each image is fitted.
     """
-    clear = [k for k, name in enumerate(classes) if name == "background" or not palette[k].any()]
+    clear = clear_classes(palette, classes)
     names = [
         (f"{name} (clear)", _swatch(np.full(3, 255, np.uint8))) if k in clear else (name, _swatch(palette[k]))
         for k, name in enumerate(classes)

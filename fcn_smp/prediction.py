@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from fcn_smp.data.dataset import read_image
-from fcn_smp.drawing import overlay, palette_image, save_image
+from fcn_smp.drawing import clear_classes, overlay, palette_image, save_image
 from fcn_smp.errors import UserError
 from fcn_smp.segmenter import Segmenter
 
@@ -53,10 +53,11 @@ def predict(segmenter: Segmenter, images: Sequence[Path], directory: Path) -> It
             if target.exists():
                 raise UserError(f"{target} is there already; name another folder with --output.")
             targets[target] = image
+    clear = clear_classes(segmenter.palette, segmenter.classes)
     for path in images:
         pixels = read_image(path)
         label = segmenter.predict(pixels)
         mask, over = directory / f"{path.stem}.png", directory / f"{path.stem}_overlay.png"
         save_image(palette_image(label, segmenter.palette), mask)
-        save_image(overlay(pixels, label, segmenter.palette), over)
+        save_image(overlay(pixels, label, segmenter.palette, clear=clear), over)
         yield mask, over

@@ -49,7 +49,7 @@ def test_palette_image_survives_its_png_file(label: Array, tmp_path: Path) -> No
 def test_overlay_mixes_colours_but_leaves_the_background(size: tuple[int, int], seed: int, opacity: float) -> None:
     image = noise((*size, 3), seed)
     label = np.random.default_rng(seed).choice([0, 1, 20, IGNORE_INDEX], size).astype(np.uint8)
-    mixed = np.array(overlay(image, label, PALETTE, opacity))
+    mixed = np.array(overlay(image, label, PALETTE, opacity, clear=(0,)))
     assert mixed.shape == image.shape
     for place in np.ndindex(size):
         expected = image[place].astype(float)

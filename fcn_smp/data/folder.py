@@ -62,6 +62,8 @@ class ImageFolder(SegmentationDataset):
         image_paths, label_paths = _pictures(storage, images), _pictures(storage, labels)
         ids = list(image_paths)
         if not by_folder:
+            if split.endswith(".txt") and not Path(split).is_file():
+                raise UserError(f"There is no list {split}; its path is one from the folder in which the command runs.")
             shares = {"train": 1 - val_share, "val": val_share}
             ids = _listed(Path(split), image_paths) if Path(split).is_file() else random_split(ids, shares, split, seed)
         files = []

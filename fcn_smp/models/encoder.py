@@ -70,7 +70,7 @@ def build_encoder(name: str, *, in_channels: int, depth: int, weights: str | Non
         depth: Number of halvings, 3 to 5.
         weights: A name of pretrained weights (``"imagenet"``), None for random ones, or the path of a file
             (safetensors, or a PyTorch state dict) that holds the whole encoder; a classifier beside it is skipped.
-        kwargs: Passed to SMP's ``get_encoder`` (``output_stride``, or arguments of a timm model).
+        kwargs: ``output_stride``, or arguments of a timm model.
 
     Raises:
         ValueError: The name, the depth, the weights or the file do not fit.
@@ -84,6 +84,14 @@ def build_encoder(name: str, *, in_channels: int, depth: int, weights: str | Non
         raise ValueError(
             f"timm has no weights named {named!r}; set encoder_weights to 'imagenet', and choose among timm's by the"
             " encoder's name, as in resnet50.a1_in1k."
+        )
+    unknown = [key for key in kwargs if key != "output_stride"]
+    if unknown and smp_name in smp.encoders.encoders:  # which would take anything and pass over it
+        raise ValueError(
+            f"Encoder {name!r} is SMP's, which takes no argument {unknown[0]!r}; encoders of timm take more, such as"
+            f" tu-{name}."
+            if timm.is_model(name)
+            else f"Encoder {name!r} takes no argument {unknown[0]!r}."
         )
     try:
         if smp_name.startswith("tu-"):
@@ -100,6 +108,8 @@ def build_encoder(name: str, *, in_channels: int, depth: int, weights: str | Non
         # Whatever SMP and timm raise where options do not suit a network. str() of a KeyError quotes its message; an
         # assertion of timm has none.
         reason = error.args[0] if error.args else type(error).__name__
+        if not_taken := re.search(r"unexpected keyword argument ('\w+')", str(reason)):
+            reason = f"it takes no argument {not_taken[1]}."
         options = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
         raise ValueError(f"Encoder {name!r} cannot be built{options and f' with {options}'}: {reason}") from error
     except OSError as error:
