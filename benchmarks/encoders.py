@@ -76,8 +76,8 @@ Models that timm can build for varying sizes (`dynamic_img_size`, `strict_img_si
 *Backward* is in training mode on two images of {height} x {width} pixels, and asks for a finite gradient of every
 parameter. *Export* is `torch.export` with dynamic batch, height and width; an attempt ends after {patience} seconds,
 and what was left when time was up, from small to large, is *not tried*. {shapes} models of more than some {weights}
-million weights at this image size, or for large images of one size, are marked **shapes**: they would take this machine too long, and were run on torch's meta device, which has shapes but no
-numbers.
+million weights at this image size, or for large images of one size, are marked **shapes**: they would take this machine
+too long, and were run on torch's meta device, which has shapes but no numbers.
 """
 RESULTS = Path("runs/encoders")
 PAGE = Path("docs/encoders.md")
