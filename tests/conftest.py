@@ -4,10 +4,13 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from fcn_smp import cli
 
 torch.set_num_threads(1)
 
@@ -26,3 +29,17 @@ def weights():
 @pytest.fixture(scope="session")
 def data():
     return _directory("FCN_SMP_DATA", "the archives of VOC2007 and CamVid")
+
+
+@pytest.fixture
+def command(capsys, monkeypatch):
+    """Run the command line in this process; return exit code, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fcn-smp", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+        captured = capsys.readouterr()
+        return exited.value.code, captured.out, captured.err
+
+    return run

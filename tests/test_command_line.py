@@ -14,7 +14,6 @@ import torch
 from helpers import rows, tree, write_voc
 from PIL import Image
 
-from fcn_smp import cli
 from fcn_smp.data.voc import VOCSegmentation, voc_palette
 from fcn_smp.segmenter import Segmenter
 from fcn_smp.training.callbacks import MetricsTable
@@ -26,20 +25,6 @@ augmentation: {{crop: [32, 40]}}
 optimizer: {{kind: adamw, lr: 0.01, encoder_lr: 0.001}}
 trainer: {{epochs: 4, batch_size: 2, validate_every: 2, workers: 0, accelerator: cpu, precision: fp32}}
 """
-
-
-@pytest.fixture
-def command(capsys, monkeypatch):
-    """Run the command line in this process; return exit code, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fcn-smp", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-        captured = capsys.readouterr()
-        return exited.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -33,20 +33,6 @@ CAFFE = Preprocessing((104.0, 116.7, 122.7), (60.0, 58.0, 61.0), "BGR", (0, 255)
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-@pytest.fixture
-def command(capsys, monkeypatch):
-    """Run the command line in this process; return exit code, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fcn-smp", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-        captured = capsys.readouterr()
-        return exited.value.code, captured.out, captured.err
-
-    return run
-
-
 def segmenter(arch="fcn8s", encoder="test_efficientnet", preprocessing=IMAGENET, classes=5, **options):
     """Build a network all of whose parameters are random: the scores of a new one are zero whatever comes in."""
     torch.manual_seed(0)

@@ -13,6 +13,7 @@ import threading
 import time
 import zipfile
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -51,17 +52,9 @@ SBD_TRAIN, SBD_VAL = "ae", "cf"  # so that VOC alone has b and d
 
 
 @pytest.fixture
-def command(capsys, monkeypatch):
+def command(command):
     """Run ``fcn-smp data prepare``; return exit code, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fcn-smp", "data", "prepare", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-        captured = capsys.readouterr()
-        return exited.value.code, captured.out, captured.err
-
-    return run
+    return partial(command, "data", "prepare")
 
 
 @pytest.fixture

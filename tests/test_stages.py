@@ -2,10 +2,8 @@
 
 import contextlib
 import dataclasses
-import io
 import json
 import shutil
-import sys
 from unittest.mock import patch
 
 import numpy as np
@@ -14,10 +12,10 @@ import segmentation_models_pytorch as smp
 import torch
 import yaml
 from helpers import rows, tree, write_voc
+from helpers import run_command as command
 from PIL import Image
 from safetensors.torch import load_file
 
-from fcn_smp import cli
 from fcn_smp.data.voc import VOCSegmentation, voc_palette
 from fcn_smp.models.encoder import Preprocessing
 from fcn_smp.segmenter import Segmenter
@@ -40,19 +38,6 @@ stages:
 CAFFE = Preprocessing((104.0, 117.0, 123.0), (1.0, 2.0, 4.0), "BGR", (0, 255))
 USUAL = Preprocessing((0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
 TOO_LITTLE_TO_MATTER = "optimizer={lr: 1e-12, encoder_lr: 1e-12}"
-
-
-def command(*arguments):
-    """Run the command line in this process; return exit code, standard output and standard error."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        patch.object(sys, "argv", ["fcn-smp", *map(str, arguments)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as exited,
-    ):
-        cli.main()
-    return exited.value.code, out.getvalue(), err.getvalue()
 
 
 def train(*arguments):
