@@ -199,7 +199,7 @@ def prepare(
     ] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch the archives that are missing.")] = False,
 ) -> None:
-    """Unpack a data set, check that it is whole and make of it what recipes read; again, it does what is left."""
+    """Unpack a data set and make of it what recipes read; called again, it does what is left."""
     from fcn_smp.data.prepare import prepare as prepare_
 
     console = _console()

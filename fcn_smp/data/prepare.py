@@ -213,7 +213,9 @@ def prepare(
     for source in preparation.sources:
         if source.optional and not _passes(source.check, root):
             yield f"Without {source.names[0]}, {source.optional} is not there; --download fetches it."
-    yield f"To use it: {preparation.use} {shlex.quote(f'data.root={root}')}"
+    root_key = shlex.quote(f"data.root={root}")
+    yield f"To see whether it is whole: {preparation.use.replace('train', 'data check', 1)} {root_key}"
+    yield f"To use it: {preparation.use} {root_key}"
 
 
 def _steps(
