@@ -106,31 +106,40 @@ def for_any_size(encoder: Any, name: str, in_channels: int) -> AsItIs:
     """
     twin = _on_meta(encoder)
 
-    def error(height: int, width: int) -> str:
-        """Return what keeps the encoder from an image that is wider than high, '' for nothing."""
-        try:
-            maps = twin(torch.empty(1, in_channels, height, width, device="meta"))
-        except Exception as error:  # whatever a model raises where it cannot go on
-            return str(error) or "an assertion fails"
-        # A model that resizes its input by itself gives maps of one size; a hybrid transformer of timm may misjudge how
-        # many rows and columns its tokens are, and then channels come out as pixels or the other way round.
+    def last_map(height: int, width: int) -> tuple[int, int]:
+        """Return the size of the last map of an image; raise whatever the model raises where it cannot go on."""
+        maps = twin(torch.empty(1, in_channels, height, width, device="meta"))
+        # A hybrid transformer of timm may misjudge how many rows and columns its tokens are.
         if [map.shape[1] for map in maps] != list(encoder.out_channels):
-            return "its maps are garbled"
-        return "" if (maps[-1].shape[3] > maps[-1].shape[2]) == (width > height) else "its maps have one size"
+            raise ValueError("pixels and channels of its maps are mixed up")
+        return maps[-1].shape[2], maps[-1].shape[3]
+
+    def takes(height: int, width: int) -> bool:
+        try:
+            rows, columns = last_map(height, width)
+        except Exception:
+            return False
+        # The maps of a model that resizes its input by itself would all have one size.
+        return (columns > rows) == (width > height)
 
     # Neither is near a multiple of 32, where maps whose sizes are rounded in two ways may agree by chance.
-    if not error(75, 149):
-        smallest = next(size for size in (1, 2, 4, 8, 16, 32, 64, 128) if size == 128 or not error(size, size))
+    if takes(75, 149):
+        smallest = next(size for size in (1, 2, 4, 8, 16, 32, 64, 128) if size == 128 or takes(size, size))
         return AsItIs() if smallest == 1 else Enlarged(smallest)
     height, width = getattr(encoder, "image_size", (224, 224))
     stride = encoder.output_stride
     for multiple in ((stride, stride), (32, 32), (height, width)):
-        if not error(3 * multiple[0], 5 * multiple[1]):
+        if takes(3 * multiple[0], 5 * multiple[1]):
             return Padded(multiple)
-    reason = error(height, width)
-    # A model whose pass depends on values cannot be tried without arithmetic.
-    if reason and "meta" not in reason and reason != "its maps have one size":
-        raise ValueError(f"Encoder {name!r} does not take an image of {height} x {width} pixels: {reason}")
+    try:
+        last_map(height, width)
+    except Exception as error:
+        # A model whose pass depends on values cannot be tried without arithmetic.
+        if "meta tensors" not in str(error):
+            reason = str(error) or "an assertion fails"
+            raise ValueError(
+                f"Encoder {name!r} does not take an image of {height} x {width} pixels: {reason}"
+            ) from error
     return Resized((height, width))
 
 

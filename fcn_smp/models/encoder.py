@@ -87,12 +87,7 @@ def build_encoder(name: str, *, in_channels: int, depth: int, weights: str | Non
         )
     unknown = [key for key in kwargs if key != "output_stride"]
     if unknown and smp_name in smp.encoders.encoders:  # which would take anything and pass over it
-        raise ValueError(
-            f"Encoder {name!r} is SMP's, which takes no argument {unknown[0]!r}; encoders of timm take more, such as"
-            f" tu-{name}."
-            if timm.is_model(name)
-            else f"Encoder {name!r} takes no argument {unknown[0]!r}."
-        )
+        raise ValueError(f"Encoder {name!r} of SMP takes no argument {unknown[0]!r}; output_stride is the only one.")
     try:
         if smp_name.startswith("tu-"):
             encoder = TimmEncoder(

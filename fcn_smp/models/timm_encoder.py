@@ -36,8 +36,8 @@ class TimmEncoder(TimmUniversalEncoder):
         image_size: Height and width for which the model was built, in pixels.
 
     Raises:
-        ValueError: The model has no map at these levels, or does not dilate to the stride asked for.
-        TypeError: It does not know an argument.
+        ValueError: The model has no map at these levels.
+        TypeError: It does not know an argument, such as ``output_stride`` where it cannot dilate.
     """
 
     def __init__(
@@ -72,9 +72,6 @@ class TimmEncoder(TimmUniversalEncoder):
             places, self.model.feature_info.channels(), self.model.feature_info.reduction(), strict=True
         ):
             self._out_channels[level], self.strides[level] = channels, stride
-        if self.strides[-1] > output_stride:
-            raise ValueError(f"{name} does not dilate: its last map keeps stride {self.strides[-1]}.")
-        self._in_channels, self._depth = in_channels, max(places)
         self._levels = list(places)
         self.image_size = _image_size(name, kwargs.get("img_size"))
 
