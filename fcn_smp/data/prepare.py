@@ -53,14 +53,14 @@ class Preparation:
         title: What it is called.
         sources: Its archives.
         check: Whether all is done.
-        use: A command that uses it, but for its ``data.root``.
+        recipe: How a command names it, but for its ``data.root``.
         finish: What is to be done after unpacking; gives a line for each thing that it did.
     """
 
     title: str
     sources: tuple[Source, ...]
     check: Check
-    use: str
+    recipe: str
     finish: Callable[[Path, Progress], Iterator[str]] = lambda root, progress: iter(())
 
 
@@ -161,19 +161,19 @@ def _check_sbd(root: Path) -> None:
 
 
 PREPARATIONS = {
-    "voc2007": Preparation("VOC 2007", (_VOC2007, _VOC2007_TEST), _VOC2007.check, "fcn-smp train voc2007"),
-    "voc2012": Preparation("VOC 2012", (_VOC2012,), _VOC2012.check, "fcn-smp train voc2012"),
-    "sbd": Preparation("SBD", (_SBD,), _check_sbd, "fcn-smp train RECIPE data.kind=sbd", _convert_sbd),
+    "voc2007": Preparation("VOC 2007", (_VOC2007, _VOC2007_TEST), _VOC2007.check, "voc2007"),
+    "voc2012": Preparation("VOC 2012", (_VOC2012,), _VOC2012.check, "voc2012"),
+    "sbd": Preparation("SBD", (_SBD,), _check_sbd, "RECIPE data.kind=sbd", _convert_sbd),
     "voc2012_sbd": Preparation(
         "VOC 2012 with the labels of SBD",
         (_VOC2012, _SBD),
         _check_splits(2012, "trainval", *VOCSegmentation.augmented),
-        "fcn-smp train voc2012",
+        "voc2012",
         _join_sbd,
     ),
-    "camvid": Preparation("CamVid", (_CAMVID,), _CAMVID.check, "fcn-smp train camvid"),
-    "kitti_road": Preparation("KITTI road", (_KITTI_ROAD,), _KITTI_ROAD.check, "fcn-smp train kitti-road"),
-    "carla": Preparation("CARLA", (_CARLA,), _CARLA.check, "fcn-smp train carla-road"),
+    "camvid": Preparation("CamVid", (_CAMVID,), _CAMVID.check, "camvid"),
+    "kitti_road": Preparation("KITTI road", (_KITTI_ROAD,), _KITTI_ROAD.check, "kitti-road"),
+    "carla": Preparation("CARLA", (_CARLA,), _CARLA.check, "carla-road"),
 }
 
 
@@ -213,9 +213,9 @@ def prepare(
     for source in preparation.sources:
         if source.optional and not _passes(source.check, root):
             yield f"Without {source.names[0]}, {source.optional} is not there; --download fetches it."
-    root_key = shlex.quote(f"data.root={root}")
-    yield f"To see whether it is whole: {preparation.use.replace('train', 'data check', 1)} {root_key}"
-    yield f"To use it: {preparation.use} {root_key}"
+    recipe = f"{preparation.recipe} {shlex.quote(f'data.root={root}')}"
+    yield f"To see whether it is whole: fcn-smp data check {recipe}"
+    yield f"To use it: fcn-smp train {recipe}"
 
 
 def _steps(
