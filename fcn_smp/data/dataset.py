@@ -219,10 +219,10 @@ def decode_image(content: bytes, name: str) -> Array:
 
 
 def is_picture(path: str) -> bool:
-    """Tell by its name whether a file is a picture; hidden files are none."""
-    name = path.rpartition("/")[2]
-    _, dot, ending = name.rpartition(".")
-    return dot + ending.lower() in Image.registered_extensions() and not name.startswith(".")
+    """Tell by its path whether a file is a picture; hidden files, and all in hidden folders, are none."""
+    _, dot, ending = path.rpartition(".")
+    hidden = any(part.startswith(".") for part in path.split("/"))
+    return dot + ending.lower() in Image.registered_extensions() and not hidden
 
 
 def read_image(path: Path) -> Array:

@@ -91,7 +91,7 @@ def _pictures(storage: Storage, folder: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in storage.files(folder):
         inside = path.removeprefix(f"{folder}/")
-        if not is_picture(path) or inside.startswith(".") or "/." in inside:
+        if not is_picture(inside):
             continue
         stem = inside.rpartition(".")[0]
         if stem in found:
