@@ -83,28 +83,27 @@ class DataSection(Section):
         description="Classes made of the data set's, by number or name: {vehicle: [car, bus], background: rest}; what"
         " none takes is void. A single class, {road: [7]}, stands against the rest.",
     )
-
     on_error: Literal["stop", "skip"] = Field(
         "stop", description="skip: leave out what cannot be read, found by reading everything once, and say so."
     )
-    cache: Literal["ram"] | None = Field(None, description="ram: read everything once and keep it.")
+    cache: Literal["ram"] | None = Field(None, description="ram: training reads everything once and keeps it.")
     allow_overlap: bool = Field(False, description="Train although images of train are in val too.")
 
     def open(self, split: str, *, incomplete: bool = False) -> "SegmentationDataset":
-        """Open one split; ``incomplete``: also where files of it are missing, which is an error else."""
+        """Open one split; ``incomplete``: also where files of it are missing, an error unless they are skipped."""
         from fcn_smp.data.dataset import IncompleteError
 
         try:
             dataset = self.open_whole(split)
         except IncompleteError as error:
-            if not incomplete:
+            if not incomplete and self.on_error == "stop":
                 raise
             dataset = error.dataset
         return dataset.select(self.classes) if self.classes else dataset
 
     def load(self, split: str) -> "SegmentationDataset":
-        """Open one split to read it, as ``on_error`` and ``cache`` say."""
-        dataset = self.open(split, incomplete=self.on_error == "skip")
+        """Open what can be read of one split, as ``on_error`` says."""
+        dataset = self.open(split)
         if self.on_error == "skip":
             dataset, complaints = dataset.readable()
             if not len(dataset):
@@ -112,7 +111,7 @@ class DataSection(Section):
             if complaints:
                 more = f" and {len(complaints) - 1} more" if len(complaints) > 1 else ""
                 warnings.warn(f"Of {split}, left out: {complaints[0].rstrip('.')}{more}.", stacklevel=2)
-        return dataset.in_memory() if self.cache else dataset
+        return dataset
 
     def open_whole(self, split: str) -> "SegmentationDataset":
         """Open one split with the classes that the data set has."""

@@ -5,12 +5,14 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
 from fcn_smp import cli
+from fcn_smp.data.storage import Folder
 
 torch.set_num_threads(1)
 
@@ -43,3 +45,17 @@ def command(capsys, monkeypatch):
         return exited.value.code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Count how often each file of a folder with a data set is read."""
+    counter: Counter[str] = Counter()
+    read = Folder.read
+
+    def counting(self, path):
+        counter[path] += 1
+        return read(self, path)
+
+    monkeypatch.setattr(Folder, "read", counting)
+    return counter

@@ -19,7 +19,6 @@ from fcn_smp.data.class_weights import class_weights, count_classes
 from fcn_smp.data.demo import DemoScenes
 from fcn_smp.data.folder import ImageFolder
 from fcn_smp.data.kitti_road import KITTIRoad
-from fcn_smp.data.storage import Folder
 from fcn_smp.recipe import load_recipe
 from fcn_smp.training.parts import build, check_stages
 
@@ -115,15 +114,7 @@ def test_the_summary_has_the_documented_structure(scenes: Path) -> None:
     assert list(problem) == ["kind", "split", "message"]
 
 
-def test_every_file_is_read_once(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: Counter[str] = Counter()
-    read = Folder.read
-
-    def counting(self: Folder, path: str) -> bytes:
-        reads[path] += 1
-        return read(self, path)
-
-    monkeypatch.setattr(Folder, "read", counting)
+def test_every_file_is_read_once(scenes: Path, reads: Counter[str]) -> None:
     assert summary(recipe(scenes))[0] == 0
     files = [path.relative_to(scenes).as_posix() for path in scenes.rglob("*.png")]
     assert reads == Counter(files)

@@ -22,6 +22,7 @@ from fcn_smp.data.kitti_road import KITTIRoad
 from fcn_smp.data.storage import Folder
 from fcn_smp.data.voc import voc_palette
 from fcn_smp.recipe import load_recipe
+from fcn_smp.training.parts import build
 
 Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
 """Image and label of each sample by its id."""
@@ -864,7 +865,7 @@ def test_what_cannot_be_read_is_left_out_and_counted(
     root, readable = ten
     data = load_recipe(recipe(tmp_path, root=str(root), on_error="skip", cache=cache)).data
     with pytest.warns(UserWarning, match=r"all, left out: .*images/1\.png cannot be read.* and 3 more\.$") as caught:
-        dataset = data.load("all")
+        dataset = data.load("all").in_memory()
     assert len([one for one in caught if "left out" in str(one.message)]) == 1
     assert_holds(dataset, readable)
 
@@ -891,7 +892,7 @@ def test_left_out_by_the_classes_that_are_selected(ten: tuple[Path, Pairs], tmp_
     root, readable = ten
     data = load_recipe(recipe(tmp_path, root=str(root), on_error="skip", classes={"x": ["c"]})).data
     with pytest.warns(UserWarning, match="left out"):
-        dataset = data.load("all")
+        dataset = data.load("all").in_memory()
     assert_holds(dataset, {id_: (image, label == 2) for id_, (image, label) in readable.items()})
 
 
@@ -927,7 +928,7 @@ def test_where_nothing_can_be_read_it_is_said(tmp_path: Path) -> None:
 def test_without_skipping_the_first_damage_stops(ten: tuple[Path, Pairs], tmp_path: Path, cache: str | None) -> None:
     data = load_recipe(recipe(tmp_path, root=str(ten[0]), cache=cache)).data
     with one_sentence("images/1.png"):
-        dataset = data.load("all")
+        dataset = data.load("all").in_memory()
         dataset[1]
 
 
@@ -953,34 +954,28 @@ def test_training_goes_on_without_what_cannot_be_read(tmp_path: Path) -> None:
     assert f"Nothing of the split {tmp_path}/val.txt can be read" in err
 
 
-def test_in_memory_are_the_same_samples_each_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_keeps_the_same_samples_in_memory_each_read_once(tmp_path: Path, reads: Counter[str]) -> None:
     pairs = drawn([f"{k}" for k in range(7)])
     root = write_pairs(tmp_path / "x", pairs)
-    reads: Counter[str] = Counter()
-    read = Folder.read
-
-    def counting(self: Folder, path: str) -> bytes:
-        reads[path] += 1
-        return read(self, path)
-
-    monkeypatch.setattr(Folder, "read", counting)
-    data = load_recipe(recipe(tmp_path, root=str(root), cache="ram")).data
+    asked = load_recipe(recipe(tmp_path, root=str(root), cache="ram"), ["trainer.batch_size=1"])
     assert not reads
-    dataset = data.load("all")
+    kept = build(asked).data
     assert reads == Counter([f"{folder}/{id_}.png" for folder in ("images", "labels") for id_ in pairs])
     for path in root.rglob("*.png"):
         path.unlink()
-    for _ in range(3):
-        assert_holds(dataset, pairs)
-    assert ids(dataset) == [dataset[k].id for k in range(7)]
+    for dataset in (kept.train, kept.val):
+        for _ in range(3):
+            assert_holds(dataset, {id_: pairs[id_] for id_ in ids(dataset)})
+        assert ids(dataset) == [dataset[k].id for k in range(len(dataset))]
+    assert sorted([*ids(kept.train), *ids(kept.val)]) == sorted(pairs)
     assert set(reads.values()) == {1}
 
 
 def test_selected_classes_are_those_in_memory(tmp_path: Path) -> None:
     pairs = drawn(["a", "b"])
     write_pairs(tmp_path / "x", pairs)
-    data = load_recipe(recipe(tmp_path, root=str(tmp_path / "x"), cache="ram", classes={"x": [1]})).data
-    assert_holds(data.load("all"), {id_: (image, label == 1) for id_, (image, label) in pairs.items()})
+    data = load_recipe(recipe(tmp_path, root=str(tmp_path / "x"), classes={"x": [1]})).data
+    assert_holds(data.load("all").in_memory(), {id_: (image, label == 1) for id_, (image, label) in pairs.items()})
 
 
 # --- Recipes

@@ -41,6 +41,8 @@ def build(recipe: Recipe) -> Parts:
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
     train_set, val_set = recipe.data.load(recipe.data.train), recipe.data.load(recipe.data.val)
     _refuse_overlap(recipe, train_set, val_set)
+    if recipe.data.cache:
+        train_set, val_set = train_set.in_memory(), val_set.in_memory()
     if recipe.augmentation is None and recipe.trainer.batch_size > 1:
         raise UserError("trainer.batch_size must be 1 where augmentation is null, since whole images differ in size.")
     if len(train_set) < recipe.trainer.batch_size:
