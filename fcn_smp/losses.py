@@ -1,24 +1,46 @@
 """The training loss."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, Literal
 
 import torch
 import torch.nn.functional as F
+from segmentation_models_pytorch.losses import MULTICLASS_MODE, DiceLoss, LovaszLoss
 from torch import Tensor, nn
+
+Term = Literal["cross_entropy", "dice", "lovasz", "focal"]
+CROSS_ENTROPY: Final[Mapping[Term, float]] = MappingProxyType({"cross_entropy": 1.0})
 
 
 class SegmentationLoss(nn.Module):
-    """Softmax cross-entropy over the labelled pixels, averaged or summed as ``torch.nn.CrossEntropyLoss`` does.
+    """A weighted sum of losses over the labelled pixels, computed in float32.
 
-    Unlike that one, a batch without a labelled pixel gives 0, not NaN.
+    * ``cross_entropy``: of the softmax. It is averaged or summed as ``torch.nn.CrossEntropyLoss`` does.
+    * ``dice``: 1 - the Dice coefficient of each class over the batch, averaged over all classes; a class without a
+      pixel contributes 0 (Milletari et al., 3DV 2016, V-Net).
+    * ``lovasz``: the Lovász-Softmax over the batch, averaged over the classes with a pixel (Berman et al., CVPR 2018).
+    * ``focal``: of the sigmoid of each class against the rest, averaged over labelled pixels and classes (Lin et al.,
+      ICCV 2017, without their alpha).
+
+    A batch without a labelled pixel gives 0 and zero gradients.
+
+    The batch of a training step may come in pieces: images on several devices, or one part after another. The sum over
+    the pieces of the loss with the same ``normalizer`` and ``parts`` is that of the whole batch for cross-entropy
+    without ``ohem``; to it the other terms contribute the mean of their values over the pieces.
 
     Args:
-        class_weights: One factor for each class; the mean divides by the sum of the pixels' factors. None: all 1.
+        class_weights: Of cross-entropy: one factor for each class; the mean divides by the sum of the pixels' factors.
+            None: all 1.
         ignore_index: Label of pixels that do not count.
-        label_smoothing: Share of the target that is spread over all classes, in [0, 1).
-        reduction: ``"mean"`` over the labelled pixels, or their ``"sum"``, which the authors' networks were trained
-            with (learning rates are smaller by the number of pixels).
+        terms: Factor of each loss.
+        label_smoothing: Of cross-entropy: share of the target that is spread over all classes, in [0, 1).
+        reduction: Of cross-entropy: ``"mean"`` over the labelled pixels, or their ``"sum"``, which the authors'
+            networks were trained with (learning rates are smaller by the number of pixels).
+        ohem: Share of the labelled pixels that cross-entropy counts, in (0, 1]: those where it is largest, class
+            weights included, chosen in each piece by itself (Shrivastava et al., CVPR 2016; for pixels Wu et al., 2016,
+            arXiv:1605.06885). None: all.
+        focal_gamma: Exponent of the focal loss, at least 0; the larger, the less do easy pixels count.
     """
 
     weight: Tensor | None
@@ -27,28 +49,99 @@ class SegmentationLoss(nn.Module):
         self,
         class_weights: Sequence[float] | None,
         ignore_index: int,
+        *,
+        terms: Mapping[Term, float] = CROSS_ENTROPY,
         label_smoothing: float = 0.0,
         reduction: Literal["mean", "sum"] = "mean",
+        ohem: float | None = None,
+        focal_gamma: float = 2.0,
     ) -> None:
         super().__init__()
         weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("weight", weight, persistent=False)
         self.ignore_index = ignore_index
+        self.terms = dict(terms)
         self.label_smoothing = label_smoothing
         self.reduction = reduction
+        self.ohem = ohem
+        self.focal_gamma = focal_gamma
+        self.dice = DiceLoss(MULTICLASS_MODE, ignore_index=ignore_index)
+        self.lovasz = LovaszLoss(MULTICLASS_MODE, ignore_index=ignore_index)
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, a scalar, of logits (N, C, H, W) for int64 labels (N, H, W)."""
-        total = F.cross_entropy(
-            logits.float(),
-            target,
+    def normalizer(self, target: Tensor) -> Tensor:
+        """Return by what cross-entropy's sum over labels (N, H, W) is divided, a float32 scalar.
+
+        It is the number of labelled pixels or the sum of their class weights; with ``ohem``, the share of it that is
+        the share of the pixels counted.
+        """
+        labelled = target != self.ignore_index
+        count = labelled.sum()
+        weights = labelled if self.weight is None else self.weight[torch.where(labelled, target, 0)] * labelled
+        return weights.sum(dtype=torch.float32) * self._counted(count) / count.clamp(min=1)
+
+    def forward(self, logits: Tensor, target: Tensor, normalizer: Tensor | None = None, parts: int = 1) -> Tensor:
+        """Return the loss, a scalar.
+
+        Args:
+            logits: (N, C, H, W).
+            target: int64 labels (N, H, W).
+            normalizer: Sum of :meth:`normalizer` over the pieces of which this is one. None: of this piece alone. A
+                sum over pixels does not need it.
+            parts: Number of these pieces.
+        """
+        logits = logits.float()
+        total = logits.new_zeros(())
+        for term, factor in self.terms.items():
+            if term == "cross_entropy":
+                total = total + factor * self._cross_entropy(logits, target, normalizer)
+            else:
+                total = total + factor / parts * self._other(term, logits, target)
+        return total
+
+    def _other(self, term: Term, logits: Tensor, target: Tensor) -> Tensor:
+        if term == "focal":
+            return self._focal(logits, target)
+        value: Tensor = (self.dice if term == "dice" else self.lovasz)(logits, target)
+        return value.sum()  # SMP's Lovász of no pixel is a tensor of no element
+
+    def _cross_entropy(self, logits: Tensor, target: Tensor, normalizer: Tensor | None) -> Tensor:
+        # Images as rows of pixels: for maps (N, C, H, W) torch has no deterministic kernel on CUDA.
+        losses = F.cross_entropy(
+            logits.movedim(1, -1).flatten(0, -2),
+            target.flatten(),
             weight=self.weight,
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
-            reduction="sum",
+            reduction="none",
         )
+        total = losses.sum() if self.ohem is None else self._sum_of_hardest(losses, (target != self.ignore_index).sum())
         if self.reduction == "sum":
             return total
+        return total / _or_infinity(self.normalizer(target) if normalizer is None else normalizer)
+
+    def _sum_of_hardest(self, losses: Tensor, labelled: Tensor) -> Tensor:
+        # Stable: which of equal losses counts, and with it the gradient, must not vary from run to run. Those of void
+        # are 0, so they come last.
+        hardest = losses.sort(descending=True, stable=True).values
+        rank = torch.arange(len(hardest), device=hardest.device)
+        return torch.where(rank < self._counted(labelled), hardest, 0).sum()
+
+    def _counted(self, labelled: Tensor) -> Tensor:
+        """Return how many of so many labelled pixels cross-entropy counts; of any, at least one."""
+        if self.ohem is None:
+            return labelled
+        return (labelled * self.ohem).round().long().clamp(min=1).minimum(labelled)
+
+    def _focal(self, logits: Tensor, target: Tensor) -> Tensor:
+        # As SMP's FocalLoss, which is NaN without a labelled pixel, and whose gradient is NaN for sure pixels if gamma
+        # is below 1: the power is taken of the logarithm here, which is never 0.
         labelled = target != self.ignore_index
-        count = labelled.sum() if self.weight is None else self.weight[target[labelled]].sum()
-        return total / torch.where(count > 0, count, torch.inf)
+        classes = torch.arange(logits.shape[1], device=logits.device).view(-1, 1, 1)
+        wrong = torch.where(target.unsqueeze(1) == classes, -logits, logits)
+        losses = (self.focal_gamma * F.logsigmoid(wrong)).exp() * F.softplus(wrong)
+        return (losses.mean(1) * labelled).sum() / _or_infinity(labelled.sum())
+
+
+def _or_infinity(count: Tensor) -> Tensor:
+    """Return what a sum over nothing can be divided by to be 0."""
+    return torch.where(count > 0, count, torch.inf)
