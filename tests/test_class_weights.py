@@ -1,4 +1,10 @@
-"""Class weights, against counting by hand."""
+"""Class weights, against counting by hand, and counts that are kept."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -6,8 +12,9 @@ from helpers import LabelsInMemory, random_label
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcn_smp.data.class_weights import ClassCounts, class_weights, count_classes
+from fcn_smp.data.class_weights import ClassCounts, cached_counts, class_weights, count_classes
 from fcn_smp.data.dataset import Array
+from fcn_smp.data.voc import VOCSegmentation
 
 CLASSES = 4
 
@@ -113,3 +120,178 @@ def test_counting_many_labels_at_once_loses_none() -> None:
     counts = count_classes(LabelsInMemory(pictures, CLASSES))
     assert counts.pixels.sum() == sum((picture != 255).sum() for picture in pictures)
     assert counts.pixels.dtype == np.int64
+
+
+# --- Counts that are kept
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which counts are kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "fcn_smp/class-counts"
+
+
+class CountedReads(LabelsInMemory):
+    """Counts how many labels are decoded."""
+
+    decoded = 0
+
+    def read_label(self, index: int) -> Array:
+        self.decoded += 1
+        return super().read_label(index)
+
+
+def few_labels(seed: int = 0, classes: int = CLASSES) -> CountedReads:
+    rng = np.random.default_rng(seed)
+    return CountedReads([random_label(rng, (20, 30), CLASSES) for _ in range(5)], classes)
+
+
+def check_counts(counts: ClassCounts, dataset: LabelsInMemory) -> None:
+    for name, count in vars(count_classes(dataset)).items():
+        kept = getattr(counts, name)
+        assert kept.dtype == np.int64
+        np.testing.assert_array_equal(kept, count)
+
+
+def test_labels_are_counted_once(cache: Path) -> None:
+    dataset = few_labels()
+    fingerprint = dataset.fingerprint()
+    assert dataset.decoded == 0
+    first = cached_counts(dataset, fingerprint)
+    assert dataset.decoded == 5
+    assert [path.name for path in cache.iterdir()] == [f"{fingerprint}.json"]
+    again = few_labels()
+    second = cached_counts(again, again.fingerprint())
+    assert again.decoded == 0
+    for counts in (first, second):
+        check_counts(counts, dataset)
+        for method in ("inverse_frequency", "median_frequency", "effective_number"):
+            assert class_weights(counts, method) == class_weights(count_classes(dataset), method)
+
+
+def test_labels_are_counted_anew_when_one_changes(cache: Path) -> None:
+    before, after = few_labels(), few_labels(seed=1)
+    after.storage.files |= {name: content for name, content in before.storage.files.items() if name != "3.png"}
+    for dataset in (before, after):
+        check_counts(cached_counts(dataset, dataset.fingerprint()), dataset)
+    assert after.decoded == 10  # 5 of them by the check
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_classes_made_of_others_are_counted_on_their_own(cache: Path) -> None:
+    dataset = few_labels()
+    merged = dataset.select({"some": [1, 2], "others": "rest"})
+    for one in (dataset, merged, dataset, merged):
+        check_counts(cached_counts(one, one.fingerprint()), one)
+    assert len(list(cache.iterdir())) == 2
+
+
+GOOD = {"pixels": [1, 2, 3, 4], "images": [1, 1, 1, 1], "image_pixels": [9, 9, 9, 9]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 60,
+        b"\xff\xfe",
+        b"{",
+        b"[" * 10**5,
+        b"null",
+        b"[1, 2, 3]",
+        b"{}",
+        json.dumps(GOOD).encode()[:-5],
+        *(
+            json.dumps(GOOD | change).encode()
+            for change in (
+                {"pixels": [1, 2, 3]},
+                {"pixels": 7},
+                {"pixels": [1, 2, 3, -4]},
+                {"pixels": [1, 2, 3, 4.5]},
+                {"pixels": [1, 2, 3, "4"]},
+                {"pixels": [1, 2, 3, None]},
+                {"pixels": [1, 2, 3, [4]]},
+                {"pixels": [1, 2, 3, 2**63]},
+                {"pixels": [1, 2, 3, 10**30]},
+                {"pixels": [1, 2, 3, float("nan")]},
+                {name: [*count, 1] for name, count in GOOD.items()},
+            )
+        ),
+    ],
+)
+def test_damaged_counts_are_counted_anew_and_replaced(cache: Path, content: bytes) -> None:
+    dataset = few_labels()
+    path = cache / f"{dataset.fingerprint()}.json"
+    cache.mkdir(parents=True)
+    path.write_bytes(content)
+    check_counts(cached_counts(dataset, path.stem), dataset)
+    whole = path.read_bytes()
+    again = few_labels()
+    check_counts(cached_counts(again, path.stem), dataset)
+    assert again.decoded == 0
+    assert path.read_bytes() == whole
+
+
+@settings(deadline=None, max_examples=50)
+@given(labels(), st.integers(0, 400), st.floats(0, 1))
+def test_counts_cut_short_or_with_a_wrong_byte_never_fail(pictures: list[Array], place: int, length: float) -> None:
+    dataset = LabelsInMemory(pictures, CLASSES)
+    fingerprint = dataset.fingerprint()
+    with TemporaryDirectory() as folder, patch.dict("os.environ", XDG_CACHE_HOME=folder):
+        check_counts(cached_counts(dataset, fingerprint), dataset)
+        path = Path(folder) / f"fcn_smp/class-counts/{fingerprint}.json"
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * length)])
+        check_counts(cached_counts(dataset, fingerprint), dataset)
+        place %= len(content)
+        path.write_bytes(content[:place] + b"x" + content[place + 1 :])
+        check_counts(cached_counts(dataset, fingerprint), dataset)
+
+
+def test_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    dataset = few_labels()
+    fingerprint = dataset.fingerprint()
+    (cache / f"{fingerprint}.json").mkdir(parents=True)  # where the counts should go
+    check_counts(cached_counts(dataset, fingerprint), dataset)
+    assert [path.name for path in cache.iterdir()] == [f"{fingerprint}.json"]
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", Path("/dev/full"), Path("/proc/nowhere")):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+        check_counts(cached_counts(dataset, fingerprint), dataset)
+
+
+def test_user_without_a_home_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    dataset = few_labels()
+    check_counts(cached_counts(dataset, dataset.fingerprint()), dataset)
+
+
+def test_many_may_keep_counts_at_once(cache: Path) -> None:
+    dataset = few_labels()
+    fingerprint = dataset.fingerprint()
+
+    def count(turn: int) -> ClassCounts:
+        if turn % 3 == 0:
+            (cache / f"{fingerprint}.json").unlink(missing_ok=True)
+        return cached_counts(dataset, fingerprint)
+
+    with ThreadPoolExecutor(8) as pool:
+        for counts in pool.map(count, range(60)):
+            check_counts(counts, dataset)
+    cached_counts(dataset, fingerprint)
+    assert [path.name for path in cache.iterdir()] == [f"{fingerprint}.json"]
+
+
+@pytest.mark.usefixtures("cache")
+def test_voc_is_counted_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = VOCSegmentation(data / "voc2007-segmentation-trainval.tar", "train", 2007)
+    fingerprint = dataset.fingerprint()
+    check_counts(cached_counts(dataset, fingerprint), dataset)
+    monkeypatch.setattr(dataset, "storage", None)
+    counts = cached_counts(dataset, fingerprint)
+    assert (counts.images > 0).all()

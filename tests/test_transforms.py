@@ -1,7 +1,10 @@
 """What the network sees: normalised as told, augmented at random but the same for the same seed."""
 
+import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
+import albumentations as A
 import cv2
 import numpy as np
 import pytest
@@ -9,11 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.stats import chisquare
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fcn_smp.data.labels import IGNORE_INDEX, Array
-from fcn_smp.data.transforms import Augment, Preprocess
+from fcn_smp.data.transforms import Augment, ClassBalancedCrop, Preprocess
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RAW = Preprocess((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # leaves colours as they are, but for the factor 255
@@ -22,7 +26,7 @@ SEEDS = range(200)
 
 
 def augment(preprocess: Preprocess = RAW, **changes: object) -> Augment:
-    options = {"crop": (48, 64), "scale": (0.5, 2.0), "flip": 0.5, "color_jitter": 0.0, **changes}
+    options = {"crop": (48, 64), "scale": (0.5, 2.0), "flip": 0.5, "color_jitter": 0.0, "class_balance": 0.0, **changes}
     return Augment(preprocess, **options)
 
 
@@ -81,9 +85,9 @@ def test_a_caffe_network_gets_blue_first_from_0_to_255_without_the_mean() -> Non
 
 def test_same_seed_gives_the_same_whatever_was_drawn_before() -> None:
     image, label = noise(120, 144), blocks()
-    transform = augment(color_jitter=0.3)
+    transform = augment(color_jitter=0.3, class_balance=0.5)
     first = transform(image, label, (3, 1, 4))
-    for again in (transform, augment(color_jitter=0.3)):
+    for again in (transform, augment(color_jitter=0.3, class_balance=0.5)):
         again(image, label, (0, 0, 0))
         for one, other in zip(first, again(image, label, (3, 1, 4)), strict=True):
             assert torch.equal(one, other)
@@ -99,7 +103,7 @@ def test_other_seeds_give_others() -> None:
 
 class Augmented(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self) -> None:
-        self.transform = augment(color_jitter=0.3)
+        self.transform = augment(color_jitter=0.3, class_balance=0.5)
 
     def __len__(self) -> int:
         return 6
@@ -125,14 +129,16 @@ def test_same_seed_gives_the_same_in_every_process() -> None:
     st.tuples(st.integers(1, 50), st.integers(1, 50)),
     st.tuples(st.floats(0.1, 3), st.floats(0.1, 3)).map(sorted),
     st.floats(0, 0.9),
+    st.floats(0, 1),
     st.integers(0, 2**32),
 )
 def test_any_image_is_brought_to_the_size_of_the_crop(
-    size: tuple[int, int], crop: tuple[int, int], scale: list[float], jitter: float, seed: int
+    size: tuple[int, int], crop: tuple[int, int], scale: list[float], jitter: float, balance: float, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    label = rng.choice([0, 3, 20], size).astype(np.uint8)
-    transform = augment(Preprocess(MEAN, STD), crop=crop, scale=tuple(scale), color_jitter=jitter)
+    label = rng.choice([0, 3, 20, IGNORE_INDEX], size).astype(np.uint8)
+    options = {"crop": crop, "scale": tuple(scale), "color_jitter": jitter, "class_balance": balance}
+    transform = augment(Preprocess(MEAN, STD), **options)
     image, result = transform(noise(*size, seed), label, (seed,))
     assert image.shape == (3, *crop)
     assert result.shape == crop
@@ -160,11 +166,12 @@ def interior(label: NDArray[np.int64], reach: int) -> NDArray[np.bool_]:
     return inside
 
 
+@pytest.mark.parametrize("class_balance", [0.0, 1.0])
 @pytest.mark.parametrize("color_jitter", [0.0, 0.3])
-def test_image_and_label_stay_together(color_jitter: float) -> None:
+def test_image_and_label_stay_together(color_jitter: float, class_balance: float) -> None:
     source = blocks(classes=range(21))
-    transform = augment(color_jitter=color_jitter)
-    plain = augment()
+    transform = augment(color_jitter=color_jitter, class_balance=class_balance)
+    plain = augment(class_balance=class_balance)
     checked = 0
     for seed in SEEDS:
         label = transform(coded(source), source, (seed,))[1].numpy()
@@ -251,3 +258,131 @@ def test_flip_is_never_or_always_done_when_told_so(flip: float, expected: bool) 
     for seed in range(30):
         label = augment(crop=(60, 80), scale=(1, 1), flip=flip)(coded(source), source, (seed,))[1]
         np.testing.assert_array_equal(label, source[:, ::-1] if expected else source)
+
+
+# --- Crops around a pixel of a class
+
+
+@pytest.mark.parametrize(
+    ("crop", "scale", "size", "digest"),
+    [
+        ((48, 64), (0.5, 2.0), (120, 144), "fc22a21ae96a601ba35cdc48b9c4bc5ef77fe0c89415ab0818b6ba62d3e4a97b"),
+        ((65, 33), (0.3, 1.7), (40, 56), "44c5496766f530cffccf94397407b27b4a9664a0fde74eade36062676e076efb"),
+    ],
+    ids=["crop", "crop and padding"],
+)
+def test_without_class_balance_crops_lie_where_they_lay_before_there_was_any(
+    crop: tuple[int, int], scale: tuple[float, float], size: tuple[int, int], digest: str
+) -> None:
+    transform = augment(crop=crop, scale=scale, color_jitter=0.3)
+    before = augment(crop=crop, scale=scale, color_jitter=0.3)
+    (place,) = (n for n, step in enumerate(before.transform.transforms) if isinstance(step, ClassBalancedCrop))
+    before.transform.transforms[place] = A.RandomCrop(*crop)
+    labels = hashlib.sha256()
+    for seed in range(100):
+        source = noise(*size, seed), blocks(seed)[: size[0], : size[1]]
+        image, label = transform(*source, (seed, 7))
+        assert torch.equal(image, before(*source, (seed, 7))[0])
+        labels.update(label.numpy().astype(np.uint8).tobytes())
+    assert labels.hexdigest() == digest  # recorded when A.RandomCrop was in its place
+
+
+def test_as_many_crops_as_told_are_balanced_and_the_others_stay_where_they_were() -> None:
+    places = np.stack([*np.mgrid[0:120, 0:144], np.zeros((120, 144))], -1).astype(np.uint8)
+    plain, balanced = augment(), augment(class_balance=0.3)
+    moved = 0
+    for seed in range(400):
+        one, other = (transform(places, blocks(), (seed,))[0] for transform in (plain, balanced))
+        moved += not torch.equal(one, other)
+    assert 0.22 < moved / 400 < 0.38
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_balanced_crop_holds_the_only_labelled_pixel(data: st.DataObject) -> None:
+    height, width = data.draw(st.tuples(st.integers(1, 60), st.integers(1, 60)))
+    row, column = data.draw(st.tuples(st.integers(0, height - 1), st.integers(0, width - 1)))
+    source = np.full((height, width), IGNORE_INDEX, np.uint8)
+    source[row, column] = number = data.draw(st.integers(0, 254))
+    image = np.full((height, width, 3), 200, np.uint8)
+    image[row, column] = 10, 20, 30
+    crop = data.draw(st.tuples(st.integers(1, 80), st.integers(1, 80)))
+    still = augment(crop=crop, scale=(1, 1), flip=data.draw(st.sampled_from([0, 0.5, 1])), class_balance=1)
+    result, label = still(image, source, (data.draw(st.integers(0, 2**32)),))
+    assert label.shape == crop
+    places = (label != IGNORE_INDEX).nonzero().tolist()
+    assert len(places) == 1
+    assert label[tuple(places[0])] == number
+    assert (result[:, *places[0]] * 255).round().tolist() == [10, 20, 30]
+
+
+def test_enlarged_pixel_of_a_class_is_found() -> None:
+    source = np.full((90, 120), IGNORE_INDEX, np.uint8)
+    source[70, 15] = 4
+    transform = augment(crop=(20, 30), scale=(1, 3), class_balance=1)
+    assert all((transform(noise(90, 120), source, (seed,))[1] == 4).any() for seed in SEEDS)
+
+
+@settings(deadline=None)
+@given(st.tuples(st.integers(1, 60), st.integers(1, 60)), st.floats(0, 1), st.integers(0, 2**32))
+def test_label_without_classes_is_cropped_as_ever(size: tuple[int, int], balance: float, seed: int) -> None:
+    source = noise(*size), np.full(size, IGNORE_INDEX, np.uint8)
+    for one, other in zip(augment(class_balance=balance)(*source, (seed,)), augment()(*source, (seed,)), strict=True):
+        assert torch.equal(one, other)
+
+
+def windows_by_definition(label: Array, crop: tuple[int, int], class_balance: float) -> dict[tuple[int, int], float]:
+    """Return how likely a crop is to begin at each row and column, by going through all that may be drawn."""
+    height, width = label.shape
+    windows = [(top, left) for top in range(height - crop[0] + 1) for left in range(width - crop[1] + 1)]
+    classes = {*label.ravel().tolist()} - {IGNORE_INDEX}
+    odds = dict.fromkeys(windows, (1 - class_balance if classes else 1) / len(windows))
+    for number in classes:
+        pixels = [(row, column) for row in range(height) for column in range(width) if label[row, column] == number]
+        for row, column in pixels:
+            around = [w for w in windows if 0 <= row - w[0] < crop[0] and 0 <= column - w[1] < crop[1]]
+            for window in around:
+                odds[window] += class_balance / len(classes) / len(pixels) / len(around)
+    return odds
+
+
+FEW, VOID = 7, IGNORE_INDEX
+SCENES = {
+    "two classes, one of them rare": [[0, 0, 0, 0, 0, 0]] * 4 + [[0, 0, 0, 0, 0, FEW]],
+    "three classes in void": [[VOID, 1, 1, 1, VOID, VOID]] * 3 + [[VOID, 2, VOID, VOID, 0, 0]] * 2,
+    "one class in the middle": [[VOID] * 6] * 2 + [[VOID, VOID, 3, VOID, VOID, VOID]] + [[VOID] * 6] * 2,
+    "one class everywhere": [[5] * 6] * 5,
+    "void": [[VOID] * 6] * 5,
+}
+
+
+@pytest.mark.parametrize("class_balance", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("crop", [(2, 3), (1, 1), (5, 2), (4, 6), (5, 6)])
+@pytest.mark.parametrize("scene", SCENES)
+def test_crops_are_as_likely_as_the_definition_says(scene: str, crop: tuple[int, int], class_balance: float) -> None:
+    label = np.array(SCENES[scene], np.uint8)
+    places = np.stack([*np.mgrid[0:5, 0:6], np.zeros((5, 6))], -1).astype(np.uint8)
+    transform = ClassBalancedCrop(*crop, class_balance)
+    draws = 2000
+    seen: Counter[tuple[int, int]] = Counter()
+    for seed in range(draws):
+        transform.set_random_seed(seed)
+        result = transform(image=places, mask=label)
+        top, left = result["image"][0, 0, :2].tolist()
+        np.testing.assert_array_equal(result["mask"], label[top : top + crop[0], left : left + crop[1]])
+        assert result["mask"].shape == crop
+        seen[top, left] += 1
+    odds = {window: share for window, share in windows_by_definition(label, crop, class_balance).items() if share}
+    assert seen.keys() <= odds.keys()
+    if len(odds) > 1:
+        assert chisquare([seen[w] for w in odds], [share * draws for share in odds.values()]).pvalue > 1e-4
+
+
+def test_classes_are_drawn_evenly_however_few_their_pixels() -> None:
+    label = np.zeros((40, 50), np.uint8)
+    label[:4] = IGNORE_INDEX
+    label[30, 40], label[10:12, 3:8] = 1, 2
+    transform = augment(crop=(1, 1), scale=(1, 1), class_balance=1)
+    seen = Counter(int(transform(noise(40, 50), label, (seed,))[1]) for seed in range(1500))
+    assert seen.keys() == {0, 1, 2}
+    assert chisquare(list(seen.values())).pvalue > 1e-4

@@ -1,7 +1,10 @@
 """Class weights for the loss, computed from the labels of the training set."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -9,6 +12,7 @@ import numpy.typing as npt
 
 from fcn_smp.data.dataset import SegmentationDataset
 from fcn_smp.data.labels import IGNORE_INDEX
+from fcn_smp.files import cache_folder, write_text
 
 Method = Literal["inverse_frequency", "median_frequency", "effective_number"]
 
@@ -38,6 +42,36 @@ def count_classes(dataset: SegmentationDataset) -> ClassCounts:
     # Decoding releases the interpreter's lock, so that threads do.
     with ThreadPoolExecutor() as pool:
         return add_up(np.stack(list(pool.map(histogram, range(len(dataset))))))
+
+
+def cached_counts(dataset: SegmentationDataset, fingerprint: str) -> ClassCounts:
+    """Count as :func:`count_classes` does, or take what was counted before from the user's cache folder.
+
+    Args:
+        dataset: The data set.
+        fingerprint: What ``dataset.fingerprint()`` gives.
+    """
+    try:
+        path = cache_folder() / f"class-counts/{fingerprint}.json"
+    except RuntimeError:  # a user without a home
+        return count_classes(dataset)
+    counts = _read(path, len(dataset.classes))
+    if counts is None:
+        counts = count_classes(dataset)
+        with suppress(OSError):  # what cannot be kept is counted again
+            write_text(path, json.dumps({name: count.tolist() for name, count in vars(counts).items()}))
+    return counts
+
+
+def _read(path: Path, classes: int) -> ClassCounts | None:
+    """Read counts from a file, or return None if it is missing or holds anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        table = np.array([content[field.name] for field in fields(ClassCounts)])
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        return None
+    fits = table.dtype == np.int64 and table.shape == (3, classes) and (table >= 0).all()
+    return ClassCounts(*table) if fits else None
 
 
 def add_up(table: npt.NDArray[np.int64]) -> ClassCounts:

@@ -1,18 +1,20 @@
 """What every data set gives, and how an image and its label are read and checked."""
 
 import copy
+import hashlib
 import io
+import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
-from fcn_smp.data.labels import IGNORE_INDEX, Array, Numbers, reason
+from fcn_smp.data.labels import IGNORE_INDEX, Array, Colors, Numbers, reason
 from fcn_smp.data.storage import Storage
 from fcn_smp.errors import UserError
 
@@ -123,6 +125,8 @@ class SegmentationDataset(Dataset[Sample]):
 
     def read_label(self, index: int) -> Array:
         """Read the label of the sample ``index`` alone, uint8 (H, W)."""
+        if self.samples is not None:
+            return self.samples[index].label
         path = self.files[index][2]
         label = self.decode(self.storage.read(path), self.storage.locate(path))
         return label if self.lookup is None else self.lookup[label]
@@ -137,6 +141,30 @@ class SegmentationDataset(Dataset[Sample]):
         with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
             loaded.samples = list(pool.map(self.__getitem__, range(len(self))))
         return loaded
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 in hex of what the samples are, in their order, wherever the data set lies.
+
+        It covers the ids, the labels with the classes that they are read as, and of the images the size of each file:
+        an image that is replaced by another one of as many bytes goes unnoticed.
+
+        Raises:
+            UserError: A file is missing, or a label is damaged and :attr:`decode` is one of the user's own.
+        """
+        settings = _settings(self.decode)
+
+        def sample(index: int) -> list[Any]:
+            id_, image, label = self.files[index]
+            # Whether another decoder reads the same as before shows in nothing but what it reads.
+            content = self.storage.read(label) if settings else _content(self.read_label(index))
+            return [id_, self.storage.size(image), hashlib.sha256(content).hexdigest()]
+
+        lookup = None if self.lookup is None else self.lookup.tolist()
+        digest = hashlib.sha256(_line([list(self.classes), lookup, settings]))
+        with ThreadPoolExecutor() as pool:  # reading and hashing release the interpreter's lock
+            for described in pool.map(sample, range(len(self))):
+                digest.update(_line(described))
+        return digest.hexdigest()
 
     def readable(self) -> tuple[Self, list[str]]:
         """Return the samples that can be read, and why each of the others cannot."""
@@ -196,6 +224,23 @@ class SegmentationDataset(Dataset[Sample]):
             return one
         known = ", ".join(f"{number} {name}" for number, name in enumerate(self.classes))
         raise UserError(f"There is no class {one!r} to select; the classes are {known}.")
+
+
+def _settings(decode: Callable[[bytes, str], Array]) -> list[Any] | None:
+    """Return all that a decoder's result depends on besides the file, or None for one that is not known here."""
+    if type(decode) is Numbers:
+        return ["numbers", decode.lookup.tolist(), decode.known.tolist(), decode.channel]
+    if type(decode) is Colors:
+        return ["colors", decode.codes.tolist(), decode.classes.tolist()]
+    return None
+
+
+def _content(label: Array) -> bytes:
+    return _line(label.shape) + label.tobytes()
+
+
+def _line(values: Sequence[Any]) -> bytes:
+    return json.dumps(values).encode() + b"\n"
 
 
 def decode_image(content: bytes, name: str) -> Array:

@@ -1,6 +1,5 @@
 """The demonstration's data set: drawn landscapes, so that nothing need be downloaded."""
 
-import os
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,7 +11,7 @@ from fcn_smp.data.scenes import CLASSES, draw_scene
 from fcn_smp.data.storage import Folder
 from fcn_smp.data.voc import voc_palette
 from fcn_smp.errors import UserError
-from fcn_smp.files import whole
+from fcn_smp.files import cache_folder, whole
 
 
 class DemoScenes(SegmentationDataset):
@@ -38,8 +37,7 @@ class DemoScenes(SegmentationDataset):
     def __init__(self, root: Path | None, split: str) -> None:
         if split not in self.splits:
             raise UserError(f"The demo scenes have no split {split!r}; they have {', '.join(self.splits)}.")
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        root = Path(root or cache / "fcn_smp/demo-scenes-v1")
+        root = Path(root or cache_folder() / "demo-scenes-v1")
         provide_scenes(root)
         files = [(id_, f"JPEGImages/{id_}.jpg", f"SegmentationClass/{id_}.png") for id_ in split_ids(split)]
         super().__init__(Folder(root), files, split=split, official=self.splits[split])

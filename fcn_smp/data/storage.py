@@ -24,6 +24,10 @@ class Storage(Protocol):
         """Return the content of a file; raise :class:`~fcn_smp.errors.UserError` if there is none."""
         ...
 
+    def size(self, path: str) -> int:
+        """Return the size of a file in bytes; raise :class:`~fcn_smp.errors.UserError` if there is none."""
+        ...
+
     def locate(self, path: str) -> str:
         """Return the path as a user would look for it, for messages."""
         ...
@@ -45,6 +49,12 @@ class Folder:
     def read(self, path: str) -> bytes:
         try:
             return (self.root / path).read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.locate(path)} cannot be read: {error.strerror}.") from error
+
+    def size(self, path: str) -> int:
+        try:
+            return (self.root / path).stat().st_size
         except OSError as error:
             raise UserError(f"{self.locate(path)} cannot be read: {error.strerror}.") from error
 
@@ -91,9 +101,16 @@ class Tar:
         return sorted(path for path in self.members if path.startswith(f"{folder}/" if folder else ""))
 
     def read(self, path: str) -> bytes:
+        return self._block(*self._member(path))
+
+    def size(self, path: str) -> int:
+        return self._member(path)[1]
+
+    def _member(self, path: str) -> tuple[int, int]:
+        """Return offset and size of a file."""
         if path not in self.members:
             raise UserError(f"{self.root} holds no file {path}.")
-        return self._block(*self.members[path])
+        return self.members[path]
 
     def locate(self, path: str) -> str:
         return f"{self.root}:{path}"

@@ -62,6 +62,47 @@ class Preprocess:
         return pixels
 
 
+class ClassBalancedCrop(A.RandomCrop):  # type: ignore[misc]  # albumentations has no types
+    """Crop at random, or around a pixel of a random class.
+
+    The class is one of those that the label shows, each as likely as the others, then the pixel one of the class, and
+    the crop one of those inside the image that hold the pixel. This is the class uniform sampling of Zhu et al.
+    (Improving semantic segmentation via video propagation and label relaxation, CVPR 2019) within each image: theirs
+    draws the class, and thereby the image, from the whole data set.
+
+    Args:
+        height: Height of the crop in pixels; the image must be as high at least.
+        width: Width of the crop in pixels, likewise.
+        class_balance: Probability of a crop around a pixel, 0 to 1. A label without classes has none.
+    """
+
+    def __init__(self, height: int, width: int, class_balance: float) -> None:
+        super().__init__(height, width)
+        self.class_balance = class_balance
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Choose the place of the crop."""
+        ordinary: dict[str, Any] = super().get_params_dependent_on_data(params, data)
+        rng = self.random_generator  # the ordinary crop draws from another one, and so lies where it would anyway
+        label = data["mask"]
+        if rng.random() >= self.class_balance or (label == IGNORE_INDEX).all():
+            return ordinary
+        row, column = draw_pixel(label, rng)
+        top = rng.integers(max(0, row - self.height + 1), min(row, label.shape[0] - self.height), endpoint=True)
+        left = rng.integers(max(0, column - self.width + 1), min(column, label.shape[1] - self.width), endpoint=True)
+        return ordinary | {"crop_coords": (left, top, left + self.width, top + self.height)}
+
+
+def draw_pixel(label: Array, rng: np.random.Generator) -> tuple[int, int]:
+    """Draw a class of a label (H, W), each as likely, then one of its pixels; return row and column."""
+    counts = np.bincount(label.ravel(), minlength=256)
+    counts[IGNORE_INDEX] = 0
+    drawn = rng.choice(np.flatnonzero(counts))
+    place = np.flatnonzero(label == drawn)[rng.integers(counts[drawn])]
+    row, column = divmod(int(place), label.shape[1])
+    return row, column
+
+
 class Augment:
     """Scale at random, pad with void, crop, flip, shift colours and normalise.
 
@@ -71,6 +112,7 @@ class Augment:
         scale: Smallest and largest factor of the random scale.
         flip: Probability of a horizontal flip.
         color_jitter: Largest change of brightness, contrast and saturation as a factor; hue changes a sixth of it.
+        class_balance: Probability of a crop around a pixel of a random class, 0 to 1; else it lies anywhere.
     """
 
     def __init__(
@@ -81,6 +123,7 @@ class Augment:
         scale: tuple[float, float],
         flip: float,
         color_jitter: float,
+        class_balance: float,
     ) -> None:
         height, width = crop
         self.preprocess = preprocess
@@ -102,7 +145,7 @@ class Augment:
                     p=1,
                 ),
                 pad(height, width),
-                A.RandomCrop(height, width),
+                ClassBalancedCrop(height, width, class_balance),
                 A.HorizontalFlip(p=flip),
                 A.ColorJitter(*[(max(0.0, 1 - color_jitter), 1 + color_jitter)] * 3, hue=color_jitter / 6, p=0.8),
             ]
