@@ -1,0 +1,274 @@
+"""What a model directory says of its model, for people and for the Hugging Face Hub."""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import yaml
+
+from fcn_smp.recipe import Recipe
+
+_METRICS = {
+    "mean_iu": ("mean_iou", "Mean IU"),
+    "pixel_accuracy": ("pixel_accuracy", "Pixel accuracy"),
+    "mean_accuracy": ("mean_accuracy", "Mean accuracy"),
+    "frequency_weighted_iu": ("frequency_weighted_iou", "Frequency-weighted IU"),
+}
+"""What the Hub calls them, and what people read."""
+
+_DATA = {
+    "sbd": "SBD",
+    "camvid": "CamVid",
+    "kitti_road": "KITTI road",
+    "carla": "CARLA",
+    "folder": "images and labels of the author's own",
+    "demo": "scenes that fcn_smp draws itself",
+}
+_PAPER = "[Fully Convolutional Networks for Semantic Segmentation](https://arxiv.org/abs/1411.4038)"
+
+# Keys whose value may be a relative path; elsewhere, as in names of classes and encoders, a slash need not be of one.
+_PATHS = ("root", "train", "val", "names", "encoder_weights", "decoder_hidden_weights", "init_from")
+_ABSOLUTE = re.compile(r"(^|[\s:=])(/\S|~\S*/|\\\S|[A-Za-z]:[/\\])")
+_BY_CLASS = ("classes", "names", "class_weights")
+
+_USAGE = """\
+In Python, with `fcn_smp` installed, in this folder or with the model's name on the Hub in place of `.`:
+
+```python
+import numpy as np
+from PIL import Image
+from fcn_smp.segmenter import Segmenter
+
+segmenter = Segmenter.load(".")
+label = segmenter.predict(np.array(Image.open("photo.jpg").convert("RGB")))  # uint8 (H, W), numbers of classes
+```
+
+The network alone, with [segmentation-models-pytorch](https://github.com/qubvel-org/segmentation_models.pytorch), takes
+images that are normalised as `config.json` says:
+
+```python
+import fcn_smp  # registers the architecture
+import segmentation_models_pytorch as smp
+
+model = smp.from_pretrained(".")  # (N, 3, H, W) -> (N, classes, H, W), for any H and W
+```
+"""
+
+
+class Split(NamedTuple):
+    """A split that took part in a training: its role, train or val, its number of images, and its fingerprint."""
+
+    role: str
+    images: int
+    fingerprint: str
+
+
+def model_card(
+    recipe: Recipe,
+    summary: Mapping[str, Any],
+    starts: Sequence[Mapping[str, Any]],
+    splits: Sequence[Split],
+    *,
+    epochs: int,
+    best_epoch: int,
+) -> str:
+    """Return the model card of a trained network, Markdown with the Hub's front matter.
+
+    Of every path there is only the last component, since cards are published.
+
+    Args:
+        recipe: What was run; of a staged run that of the last stage.
+        summary: What :func:`fcn_smp.evaluation.summary` gave, with ``split`` and ``images``.
+        starts: Where and with what the run was started, first to last, as ``environment.json`` has them; a record that
+            was lost leaves its part of the card out.
+        splits: What it was trained and validated on.
+        epochs: Epochs that were reached.
+        best_epoch: The epoch whose weights these are, counted from 1.
+    """
+    parts = [
+        f"---\n{_yaml(_front_matter(recipe, summary))}---\n",
+        f"# {_escape(recipe.name)}\n",
+        _description(recipe, len(summary["per_class"])),
+        f"## Use\n\n{_USAGE}",
+        f"## Scores\n\n{_scores(recipe, summary)}",
+        f"## Training\n\n{_training(recipe, splits, epochs, best_epoch)}",
+    ]
+    if starts:
+        parts.append(f"## Where it was made\n\n{_origin(starts)}")
+    return "\n".join(parts)
+
+
+def _front_matter(recipe: Recipe, summary: Mapping[str, Any]) -> dict[str, Any]:
+    metrics = [
+        {"type": kind, "name": name, "value": summary[key]}
+        for key, (kind, name) in _METRICS.items()
+        if summary[key] is not None
+    ]
+    dataset = {"type": recipe.data.kind, "name": _data(recipe), "split": _public(summary["split"], "val")}
+    task = {"type": "image-segmentation", "name": "Semantic segmentation"}
+    library = "segmentation-models-pytorch"
+    front = {
+        "library_name": library,
+        "pipeline_tag": "image-segmentation",
+        "tags": [library, "semantic-segmentation", "pytorch", "fcn_smp", "fcn", recipe.model.arch],
+    }
+    if not metrics:  # the Hub wants one at least
+        return front
+    results = [{"task": task, "dataset": dataset, "metrics": metrics}]
+    return {**front, "model-index": [{"name": recipe.name, "results": results}]}
+
+
+def _description(recipe: Recipe, classes: int) -> str:
+    stride = recipe.model.arch.removeprefix("fcn").removesuffix("s")
+    beyond = "" if stride in ("32", "16", "8") else ", carried on to a finer stride than in the paper"
+    return (
+        f"FCN-{stride}s of Long, Shelhamer and Darrell, {_PAPER} (CVPR 2015){beyond}, with the encoder"
+        f" {_escape(_public(recipe.model.encoder_name, 'encoder_name'))}, for semantic segmentation into {classes}"
+        " classes.\n"
+    )
+
+
+def _scores(recipe: Recipe, summary: Mapping[str, Any]) -> str:
+    split = summary["split"]
+    lines = [
+        f"On {_counted(summary['images'])} of the split {_escape(_public(split, 'val'))}, whole and at native size,"
+        f" without void. {_honesty(recipe, split)}",
+        "",
+        "| metric | value |",
+        "|---|---:|",
+        *(f"| {name} | {_percent(summary[key])} |" for key, (_, name) in _METRICS.items()),
+        "",
+        "| | class | IU | accuracy | pixels |",
+        "|---:|---|---:|---:|---:|",
+    ]
+    for number, row in enumerate(summary["per_class"]):
+        scores = f"{_percent(row['iu'])} | {_percent(row['accuracy'])} | {row['pixels']:,}"
+        lines.append(f"| {number} | {_escape(row['class'])} | {scores} |")
+    return "\n".join(lines) + "\n"
+
+
+def _honesty(recipe: Recipe, split: str) -> str:
+    if split == recipe.data.val:
+        return "The best of the validations on this split was kept, so the scores are a little optimistic."
+    if split == recipe.data.train:
+        return "The network was trained on these images: the scores say nothing of others."
+    return "The choice of the weights did not see this split."
+
+
+def _training(recipe: Recipe, splits: Sequence[Split], epochs: int, best_epoch: int) -> str:
+    used = [f"{split.role} {_counted(split.images)}" for split in splits]
+    trainer, optimizer, schedule = recipe.trainer, recipe.optimizer, recipe.schedule
+    warmup = f" after {schedule.warmup_steps} steps of warm-up" if schedule.warmup_steps else ""
+    lines = [
+        f"* Data: {_data(recipe)}; {', '.join(used)}",
+        f"* Start: {_start(recipe)}",
+        f"* {epochs} of {trainer.epochs} epochs in batches of {trainer.batch_size}; these are the weights of epoch"
+        f" {best_epoch}",
+        f"* Optimiser: {optimizer.kind}, learning rate {optimizer.lr:g}, that of the encoder {optimizer.encoder_lr:g},"
+        f" weight decay {optimizer.weight_decay:g}; schedule: {schedule.kind}{warmup}",
+        f"* Augmentation: {_augmentation(recipe)}",
+        *(f"* Fingerprint of {split.role}: `{split.fingerprint}`" for split in splits),
+    ]
+    block = _yaml(_public(recipe.model_dump(mode="json"), ""))
+    return "\n".join(lines) + f"\n\n<details><summary>The recipe</summary>\n\n```yaml\n{block}```\n\n</details>\n"
+
+
+def _start(recipe: Recipe) -> str:
+    model = recipe.model
+    if model.init_from:
+        # A local one has an absolute path in a recipe that was read; the name of one on the Hub is public.
+        local = _ABSOLUTE.search(model.init_from)
+        source = _last_component(model.init_from.removesuffix("/model")) if local else model.init_from
+        return f"the model {_escape(source)}"
+    if model.encoder_weights:
+        return f"encoder weights {_escape(_public(model.encoder_weights, 'encoder_weights'))}"
+    return "random weights"
+
+
+def _augmentation(recipe: Recipe) -> str:
+    options = recipe.augmentation
+    if options is None:
+        return "none, whole images one at a time"
+    crop = options.crop if isinstance(options.crop, tuple) else (options.crop, options.crop)
+    return (
+        f"random scale from {options.scale[0]:g} to {options.scale[1]:g}, crops of {crop[0]}x{crop[1]} pixels, flips"
+        f" with probability {options.flip:g}, colour jitter of {options.color_jitter:g}"
+    )
+
+
+def _origin(starts: Sequence[Mapping[str, Any]]) -> str:
+    first, last = starts[0], starts[-1]
+    again = f", resumed {len(starts) - 1}x, last on {last['started'][:10]}, then:" if len(starts) > 1 else ""
+    packages = ", ".join(f"{name} {version}" for name, version in last["packages"].items() if version)
+    devices = [gpu["name"] for gpu in last["gpu"]] or [last["cpu"]["name"] or "CPU"]
+    lines = [
+        f"* Begun on {first['started'][:10]}{again}",
+        f"* {last['processes']} process{'es' * (last['processes'] > 1)} on {_escape(', '.join(devices))}",
+        f"* Python {last['python']}, {packages}",
+    ]
+    commit = (last["git"]["package"] or {}).get("commit")
+    if commit:
+        changed = " with changes" if last["git"]["package"]["dirty"] else ""
+        lines.append(f"* Commit {commit} of fcn_smp{changed}")
+    command = shlex.join(map(_public_argument, shlex.split(first["command"])))
+    return "\n".join(lines) + f"\n\n```console\n$ {command}\n```\n"
+
+
+def _data(recipe: Recipe) -> str:
+    data = recipe.data
+    return f"PASCAL VOC {data.year}" if data.kind == "voc" else _DATA[data.kind]
+
+
+def _public(value: Any, key: str) -> Any:
+    """Return a value of a recipe, which stands under ``key``, with the last component alone of every path."""
+    if isinstance(value, dict):
+        return {name: _public(inner, "" if key in _BY_CLASS else name) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_public(inner, "") for inner in value]
+    if isinstance(value, str) and (key in _PATHS or _ABSOLUTE.search(value)):
+        return _last_component(value)
+    return value
+
+
+def _public_argument(argument: str) -> str:
+    """Return an argument of the command line likewise: a file, an option, or ``key=value`` of the recipe."""
+    key, equals, value = argument.partition("=")
+    if not equals or not re.fullmatch(r"[\w.-]+", key):
+        return _last_component(argument)
+    if key.startswith("-"):
+        return f"{key}={_last_component(value)}"
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return f"{key}={_last_component(value)}"
+    public = _public(parsed, key.rpartition(".")[2])
+    if public == parsed:
+        return argument
+    return f"{key}={public if isinstance(public, str) else _flow(public)}"
+
+
+def _flow(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6).strip()
+
+
+def _last_component(path: str) -> str:
+    parts = [part for part in re.split(r"[/\\]", path) if part]
+    return parts[-1] if parts else path
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def _counted(images: int) -> str:
+    return f"{images:,} image{'s' * (images != 1)}"
+
+
+def _escape(text: str) -> str:
+    """Return text that Markdown shows as it is, within a table too."""
+    return re.sub(r"([\\`*_{}\[\]<>()#!|~&$:@])", r"\\\1", " ".join(text.split()))
