@@ -4,6 +4,7 @@ Everything heavy is imported inside the commands, so that help and mistakes are 
 """
 
 import json
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -55,8 +56,12 @@ def main() -> None:
             raise
         print(f"fcn-smp: {error.filename} cannot be read or written: {error.strerror}.", file=sys.stderr)
         sys.exit(2)
-    except Interrupted:
-        print("fcn-smp: interrupted; the same command with --resume goes on.", file=sys.stderr)
+    except Interrupted as stopped:
+        arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
+        print(f"fcn-smp: {stopped}; this goes on:\n{shlex.join(['fcn-smp', *arguments, '--resume'])}", file=sys.stderr)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        print("fcn-smp: interrupted.", file=sys.stderr)
         sys.exit(130)
 
 

@@ -42,9 +42,8 @@ def contact_sheet(recipe: Recipe, split: str, samples: int, *, augmented: bool =
 
 
 def _augmentation(recipe: Recipe, dataset: SegmentationDataset) -> Callable[[int, int], Tile]:
-    # Lightning takes its time to import, and the rest does without.
     from fcn_smp.data.transforms import Preprocess
-    from fcn_smp.training.data_module import training_samples
+    from fcn_smp.training.loaders import training_samples
 
     # Not that of the weights, which may have to be fetched: it is undone, and but colours the padding.
     preprocessing = encoder_preprocessing(recipe.model.encoder_name)
@@ -52,7 +51,7 @@ def _augmentation(recipe: Recipe, dataset: SegmentationDataset) -> Callable[[int
     preprocess = Preprocess(*preprocessing)
 
     def draw(epoch: int, index: int) -> Tile:
-        image, label = samples[epoch, index]
+        image, label, _ = samples[epoch, index]
         return Tile(preprocess.undo(image), label.numpy().astype(np.uint8), f"in epoch {epoch + 1}")
 
     return draw

@@ -15,4 +15,4 @@ class UserError(ValueError):
 
 
 class Interrupted(Exception):  # noqa: N818  (it is no error)
-    """The user stopped a training run."""
+    """A training run was stopped by Ctrl-C or SIGTERM, and can be resumed."""

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,10 @@ from fcn_smp.segmenter import Segmenter
 
 
 def evaluate(
-    segmenter: Segmenter, dataset: SegmentationDataset, advance: Callable[[], None] = lambda: None
+    segmenter: Segmenter,
+    dataset: SegmentationDataset,
+    advance: Callable[[], None] = lambda: None,
+    share: Iterable[int] | None = None,
 ) -> ConfusionMatrix:
     """Predict every image of ``dataset`` at its native size and count.
 
@@ -27,6 +30,7 @@ def evaluate(
         segmenter: The model.
         dataset: Labelled images of the same classes.
         advance: Called after each image.
+        share: Which images, for one of several processes; None: all.
 
     Raises:
         UserError: The classes differ, or a file is missing or damaged.
@@ -37,7 +41,7 @@ def evaluate(
             f" the data set has {', '.join(dataset.classes)}; they should be the same."
         )
     confusion = ConfusionMatrix(len(dataset.classes), IGNORE_INDEX)
-    for index in range(len(dataset)):
+    for index in range(len(dataset)) if share is None else share:
         sample = dataset[index]
         prediction = segmenter.predict(sample.image)
         confusion.update(torch.from_numpy(prediction), torch.from_numpy(sample.label))

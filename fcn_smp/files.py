@@ -1,10 +1,24 @@
 """Files and folders that appear under their name only when they are whole."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+UNFINISHED = ".unfinished"
+
+
+def cache_folder() -> Path:
+    """Return the folder ``fcn_smp`` in the user's cache folder, which need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fcn_smp"
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what :func:`whole` left in a folder, or in those inside, when the program was killed."""
+    for workspace in folder.rglob(f".*{UNFINISHED}"):
+        shutil.rmtree(workspace, ignore_errors=True)
 
 
 @contextmanager
@@ -14,7 +28,7 @@ def whole(path: Path) -> Iterator[Path]:
     A file that is there already is replaced, a folder is not (OSError).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent))
     try:
         yield workspace / path.name
         (workspace / path.name).replace(path)
@@ -24,7 +38,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, content: str) -> None:
     """Write a text file at once."""
-    with whole(path) as temporary:
+    with named(path), whole(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
 
 

@@ -61,6 +61,7 @@ class Model(Section):
         None, description="A run, a model directory or a model of the Hub whose weights are where this one starts."
     )
     frozen: list[str] = Field([], description="Parts that are not trained, such as encoder or decoder.hidden.")
+    frozen_epochs: Positive | None = Field(None, description="Epochs after which they are trained; null: never.")
 
     @field_validator("init_from")
     @classmethod
@@ -240,6 +241,9 @@ class Augmentation(Section):
     scale: tuple[Rate, Rate] = Field((0.5, 2.0), description="Smallest and largest factor of the random scale.")
     flip: Probability = 0.5
     color_jitter: Fraction = 0.3
+    class_balance: Probability = Field(
+        0.0, description="How likely a crop is laid around a pixel of a class drawn from those in the image."
+    )
 
     @field_validator("scale")
     @classmethod
@@ -259,13 +263,23 @@ class Preprocessing(Section):
 
 
 class Loss(Section):
-    """Cross-entropy over the labelled pixels."""
+    """A weighted sum of losses over the labelled pixels; see :class:`fcn_smp.losses.SegmentationLoss`."""
 
+    terms: dict[Literal["cross_entropy", "dice", "lovasz", "focal"], Rate] = Field(
+        {"cross_entropy": 1.0}, description="The losses that are added up, each with its factor.", min_length=1
+    )
     class_weights: (
         Literal["inverse_frequency", "median_frequency", "effective_number"] | list[float] | dict[str, float] | None
-    ) = Field(None, description="Computed by a method, one for each class, or by class name (others weigh 1).")
-    label_smoothing: Fraction = 0.0
-    reduction: Literal["mean", "sum"] = Field("mean", description="Over the labelled pixels of a batch.")
+    ) = Field(
+        None,
+        description="Of cross-entropy: computed by a method, one for each class, or by class name (others weigh 1).",
+    )
+    label_smoothing: Fraction = Field(0.0, description="Of cross-entropy.")
+    reduction: Literal["mean", "sum"] = Field("mean", description="Of cross-entropy, over the labelled pixels.")
+    ohem: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Share of the pixels that cross-entropy counts, those of largest loss; null: all."
+    )
+    focal_gamma: float = Field(2.0, ge=0, description="How much focal turns from what is easy.")
 
 
 class Optimizer(Section):
@@ -274,15 +288,24 @@ class Optimizer(Section):
     kind: str
     lr: Rate = Field(1e-3, description="Learning rate of the decoder.")
     encoder_lr: Rate = Field(3e-4, description="Learning rate of the encoder.")
+    reference_batch: Positive | None = Field(
+        None,
+        description="The batch that the rates are meant for: with another one they follow it, in proportion with sgd,"
+        " by the square root with adam and adamw. null: they stay.",
+    )
     bias_lr_factor: Rate = Field(1.0, description="Factor of the rates for biases.")
-    weight_decay: float = Field(0.0, ge=0)
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="Factor of the rate from each block of the encoder to the one before it."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="Of weights; biases and normalisation do not decay.")
+    fused: bool | None = Field(None, description="Update all weights in one kernel; null: on CUDA.")
 
 
 class AdamW(Optimizer):
     """Loshchilov and Hutter, ICLR 2019."""
 
     kind: Literal["adamw"]
-    weight_decay: float = Field(1e-2, ge=0)
+    weight_decay: float = Field(1e-2, ge=0, description="Of weights; biases and normalisation do not decay.")
 
 
 class Adam(Optimizer):
@@ -297,33 +320,77 @@ class SGD(Optimizer):
     kind: Literal["sgd"]
     lr: Rate = Field(1e-2, description="Learning rate of the decoder.")
     encoder_lr: Rate = Field(1e-2, description="Learning rate of the encoder.")
-    weight_decay: float = Field(5e-4, ge=0)
+    weight_decay: float = Field(5e-4, ge=0, description="Of weights; biases and normalisation do not decay.")
     momentum: Fraction = 0.9
     nesterov: bool = False
 
 
 class Schedule(Section):
-    """How the learning rate falls, step by step, after a linear warm-up."""
+    """How the learning rate changes, step by step, after a linear warm-up."""
 
-    kind: Literal["cosine", "poly", "constant"] = "cosine"
+    kind: str
     warmup_steps: int = Field(0, ge=0)
-    power: float = Field(0.9, gt=0, description="Exponent of poly.")
+
+
+class Cosine(Schedule):
+    """Half a cosine (Loshchilov and Hutter, ICLR 2017, without restarts)."""
+
+    kind: Literal["cosine"]
+    final: Fraction = Field(0.0, description="Factor of the rate at the end.")
+
+
+class Poly(Schedule):
+    """(1 - progress) ** power (Chen et al., DeepLab, 2018, section 4.1)."""
+
+    kind: Literal["poly"]
+    power: float = Field(0.9, gt=0)
+
+
+class Step(Schedule):
+    """Falls after certain epochs."""
+
+    kind: Literal["step"]
+    epochs: list[Positive] = Field(description="Epochs after which the rate falls.", min_length=1)
+    factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="What it is multiplied by then.")
+
+
+class Constant(Schedule):
+    """The rate stays."""
+
+    kind: Literal["constant"]
 
 
 class Trainer(Section):
     """How long, how much at once, and on what."""
 
     epochs: Positive = 60
-    batch_size: Positive = Field(8, description="Images per step and device.")
+    batch_size: Positive = Field(8, description="Images of a step, on all devices together.")
+    accumulate: Positive = Field(1, description="Parts in which a device takes its share of a batch, to save memory.")
     validate_every: Positive = Field(1, description="Epochs between two validations.")
+    early_stop: Positive | None = Field(None, description="Validations without a better mean IU that end the run.")
     gradient_clip: float | None = Field(None, gt=0, description="Largest norm of the gradient; null: any.")
+    ema: Fraction | None = Field(
+        None, description="Decay of a moving average of the weights, such as 0.999, which is then validated and kept."
+    )
+    checkpoint_minutes: float | None = Field(10, gt=0, description="Minutes between checkpoints within an epoch.")
+    checkpoint_steps: Positive | None = Field(None, description="Steps between them.")
     samples: int = Field(4, ge=0, description="Validation images that are drawn at each validation.")
     workers: int = Field(2, ge=0, description="Processes that load images, per device; 0: none.")
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="auto: bf16 where it is fast.")
+    channels_last: bool = Field(True, description="Order of the numbers in memory that most hardware wants.")
+    compile: bool = Field(False, description="Compile the network: minutes at first, then faster.")
+    deterministic: bool = Field(False, description="The same numbers on every run of a GPU; slower there.")
     accelerator: str = Field("auto", description="auto, cpu, cuda or mps.")
     devices: Positive | Literal["auto"] = Field(1, description="Devices per node.")
     num_nodes: Positive = 1
-    strategy: str = Field("auto", description="A strategy of Lightning, such as ddp.")
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = Field(
+        "auto", description="How devices share the work; the last one for networks of which parts have no gradient."
+    )
+    sync_batchnorm: bool = Field(False, description="Take batch statistics over all GPUs.")
+    loggers: list[Literal["tensorboard", "wandb"]] = Field([], description="Where the metrics go besides metrics.csv.")
+    collapse_steps: Positive = Field(
+        300, description="Warn when all pixels were called background for so many steps in a row."
+    )
 
 
 class Recipe(Section):
@@ -339,7 +406,7 @@ class Recipe(Section):
     preprocessing: Preprocessing = Preprocessing()
     loss: Loss = Loss()
     optimizer: Annotated[AdamW | Adam | SGD, Field(discriminator="kind")] = AdamW(kind="adamw")
-    schedule: Schedule = Schedule()
+    schedule: Annotated[Cosine | Poly | Step | Constant, Field(discriminator="kind")] = Cosine(kind="cosine")
     trainer: Trainer = Trainer()
     stages: dict[str, dict[str, Any]] = Field(
         {}, description="Runs one after the other, each by name with what it changes; each starts from the last one."
@@ -392,7 +459,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         changes = _merge(changes, _parse_override(override))
     _check_stage_names(path, content.get("stages"), changes.get("stages"))
-    defaults = {"name": path.stem, "optimizer": {"kind": "adamw"}}
+    defaults = {"name": path.stem, "optimizer": {"kind": "adamw"}, "schedule": {"kind": "cosine"}}
     content = _merge(_merge(defaults, content), changes)
     if content.get("stages", {}) is None:  # how a recipe drops the stages of the one that it extends
         del content["stages"]
@@ -510,17 +577,23 @@ def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
         old = merged.get(key)
         if isinstance(old, dict) and isinstance(value, dict) and not _replaces(key, old, value):
             merged[key] = _merge(old, value)
+        elif isinstance(old, dict) and isinstance(value, dict):
+            merged[key] = {kept: old[kept] for kept in _KEPT.get(key, ()) if kept in old} | value
         else:
             merged[key] = value
     return merged
 
 
+_KEPT = {"schedule": ("warmup_steps",)}
+"""Keys that a section keeps when it becomes one of another kind."""
+
+
 def _replaces(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Tell whether the section ``key`` is now of another kind, which has other keys, or is no section.
 
-    Which classes there are is one value, though it is written as keys.
+    Which classes or losses there are is one value, though it is written as keys.
     """
-    if key in ("classes", "names"):
+    if key in ("classes", "names", "terms"):
         return True
     kinds = {section["kind"] for section in (old, new) if "kind" in section}
     return len(kinds) > 1 and len(_sections(key)) > 1

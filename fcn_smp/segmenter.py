@@ -62,16 +62,22 @@ class Segmenter:
         logits: Tensor = self.model(self._preprocess(image)[None].to(device))
         return np.asarray(logits[0].argmax(0).to(torch.uint8).cpu())
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path, card: str | None = None) -> None:
         """Write a model directory, which ``smp.from_pretrained`` loads too.
 
         SMP passes over keys of the configuration that begin with an underscore.
+
+        Args:
+            directory: Where; it must not exist.
+            card: Markdown for ``README.md``, instead of SMP's.
         """
         self.model.config["_preprocessing"] = self.preprocessing._asdict()
         self.model.config["_classes"] = list(self.classes)
         self.model.config["_colors"] = self.palette[: len(self.classes)].tolist()
         with whole(directory) as temporary:
             self.model.save_pretrained(temporary)
+            if card:
+                (temporary / "README.md").write_text(card, encoding="utf-8")
             # safetensors hides its files from other users.
             shutil.copymode(temporary / "config.json", temporary / "model.safetensors")
 

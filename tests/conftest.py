@@ -13,6 +13,7 @@ import torch
 
 from fcn_smp import cli
 from fcn_smp.data.storage import Folder
+from fcn_smp.files import cache_folder
 
 torch.set_num_threads(1)
 
@@ -31,6 +32,19 @@ def weights():
 @pytest.fixture(scope="session")
 def data():
     return _directory("FCN_SMP_DATA", "the archives of VOC2007 and CamVid")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory):
+    """Let nothing of the user's cache be read or written, but for the drawn scenes, which take long."""
+    scenes = cache_folder() / "demo-scenes-v1"
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        if scenes.is_dir():
+            (folder / "fcn_smp").mkdir()
+            (folder / "fcn_smp" / scenes.name).symlink_to(scenes)
+        yield folder
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def pack(folder: Path, archive: Path, name: str) -> Path:
     return archive
 
 
-class _Memory:
+class Memory:
     """Files of a data set that lie in memory."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
@@ -106,6 +106,9 @@ class _Memory:
 
     def read(self, path: str) -> bytes:
         return self.files[path]
+
+    def size(self, path: str) -> int:
+        return len(self.files[path])
 
     def locate(self, path: str) -> str:
         return f"memory:{path}"
@@ -122,7 +125,7 @@ class LabelsInMemory(SegmentationDataset):
         for number, label in enumerate(labels):
             files[f"{number}.jpg"] = encode(Image.new("RGB", label.shape[::-1]), "JPEG")
             files[f"{number}.png"] = encode(Image.fromarray(label), "PNG")
-        super().__init__(_Memory(files), [(f"{n}", f"{n}.jpg", f"{n}.png") for n in range(len(labels))])
+        super().__init__(Memory(files), [(f"{n}", f"{n}.jpg", f"{n}.png") for n in range(len(labels))])
 
 
 def encode(image: Image.Image, form: str, **options: object) -> bytes:
@@ -158,9 +161,12 @@ def run_command(*arguments: object) -> tuple[int, str, str]:
 
 
 def rows(run: Path) -> list[dict[str, str]]:
-    """Return the rows of a run's table, but for the time that each epoch took."""
+    """Return the rows of a run's table, but for the time that things took."""
     with (run / "metrics.csv").open() as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+        return [
+            {key: value for key, value in row.items() if not key.endswith(("seconds", "per_second"))}
+            for row in csv.DictReader(file)
+        ]
 
 
 def tree(folder: Path) -> dict[Path, int]:

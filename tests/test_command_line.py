@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -16,7 +18,7 @@ from PIL import Image
 
 from fcn_smp.data.voc import VOCSegmentation, voc_palette
 from fcn_smp.segmenter import Segmenter
-from fcn_smp.training.callbacks import MetricsTable
+from fcn_smp.training.learner import Learner
 
 TINY = """
 data: {{kind: voc, year: 2012, root: {root}, train: {lists}/train.txt, val: {lists}/val.txt}}
@@ -56,21 +58,21 @@ def trained(tmp_path_factory):
 def test_a_run_directory_holds_everything(trained):
     run = trained / "run"
     assert {path.name for path in run.iterdir()} == {
-        "recipe.yaml", "environment.json", "metrics.csv", "checkpoints", "samples", "model",
+        "recipe.yaml", "environment.json", "metrics.csv", "curves.png", "checkpoints", "samples", "eval", "model",
     }  # fmt: skip
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert {path.name for path in (run / "samples").iterdir()} == {"epoch-002.png", "epoch-004.png"}
     assert [row["epoch"] for row in rows(run)] == ["1", "2", "3", "4"]
     assert [bool(row["mean_iu"]) for row in rows(run)] == [False, True, False, True]
     environment = json.loads((run / "environment.json").read_text())
-    assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert environment["starts"][0]["packages"]["torch"] == torch.__version__.split("+")[0]
 
 
 def test_the_model_of_a_run_is_the_best_checkpoint_and_loads_with_smp(trained):
     model = smp.from_pretrained(trained / "run/model")
-    best = torch.load(trained / "run/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    best = torch.load(trained / "run/checkpoints/best.ckpt", weights_only=True)["model"]
     for name, value in model.state_dict().items():
-        assert torch.equal(value, best[f"model.{name}"]), name
+        assert torch.equal(value, best[name]), name
 
 
 def test_the_resolved_recipe_repeats_the_run(trained, command, tmp_path):
@@ -86,16 +88,16 @@ def test_the_number_of_workers_changes_nothing(trained, command, tmp_path):
 
 
 def test_a_resumed_run_ends_as_if_it_had_not_stopped(trained, command, tmp_path, monkeypatch):
-    begin = MetricsTable.on_train_epoch_start
+    begin = Learner.begin_epoch
 
-    def stop_in_third_epoch(self, trainer, task):
-        if trainer.current_epoch == 2:
+    def stop_in_third_epoch(self, epoch):
+        if epoch == 2:
             raise RuntimeError("the power fails")
-        begin(self, trainer, task)
+        begin(self, epoch)
 
     run = tmp_path / "stopped"
     with monkeypatch.context() as patch:
-        patch.setattr(MetricsTable, "on_train_epoch_start", stop_in_third_epoch)
+        patch.setattr(Learner, "begin_epoch", stop_in_third_epoch)
         with pytest.raises(RuntimeError, match="power"):
             command("train", trained / "tiny.yaml", "-o", run)
     code, _, error = command("eval", run)
@@ -112,14 +114,17 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(trained, command, tmp_path,
 
 
 def test_an_interrupted_run_says_how_it_goes_on(recipe, command, tmp_path, monkeypatch):
-    def interrupt(self, trainer, task):
-        raise KeyboardInterrupt
+    def interrupt(self, step):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(MetricsTable, "on_train_epoch_start", interrupt)
+        patch.setattr(Learner, "_seed", interrupt)
         code, _, error = command("train", recipe, "-o", tmp_path / "run")
-    assert (code, "--resume" in error, error.count("\n")) == (130, True, 1)
-    assert not (tmp_path / "run/checkpoints").exists()
+    first, second = error.splitlines()
+    assert (code, "stopped after step" in first) == (130, True)
+    assert second == shlex.join(["fcn-smp", "train", str(recipe), "-o", str(tmp_path / "run"), "--resume"])
+    assert (tmp_path / "run/checkpoints/last.ckpt").exists()
     assert command("train", recipe, "-o", tmp_path / "run", "--resume")[0] == 0
     assert len(rows(tmp_path / "run")) == 4
 
@@ -326,7 +331,7 @@ def test_a_run_is_not_overwritten(trained, command):
     ("arguments", "expected"),
     [
         (["train", "voc2021"], ["voc2021", "did you mean"]),
-        (["train", "demo", "--resume", "-o", "{tmp}/empty"], ["cannot be resumed"]),
+        (["train", "demo", "--resume", "-o", "{tmp}"], ["cannot be resumed"]),
         (["eval", "{tmp}"], ["recipe.yaml"]),
         (["eval", "{run}", "--split", "tset"], ["tset"]),
         (["eval", "{run}", "--recipe", "demo"], ["classes"]),

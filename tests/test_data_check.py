@@ -496,7 +496,7 @@ def test_training_on_what_is_validated_is_refused_before_anything_else(voc: Path
         build(recipe)
     code, _, err = run_command("train", voc.parent / "mine.yaml", "-o", voc / "run")
     assert (code, err.count("\n"), (voc / "run").exists()) == (2, 1, False)
-    assert len(build(load_recipe(voc.parent / "mine.yaml", ["data.allow_overlap=true"])).data.train) == 3
+    assert len(build(load_recipe(voc.parent / "mine.yaml", ["data.allow_overlap=true"])).train) == 3
 
 
 def test_overlap_in_a_later_stage_is_refused_at_once(voc: Path) -> None:

@@ -182,14 +182,14 @@ def test_samples_are_drawn_by_the_seed(recipe: Path, tmp_path: Path) -> None:
 
 def test_augmented_samples_are_those_of_the_first_epochs(recipe: Path, tmp_path: Path) -> None:
     from fcn_smp.recipe import load_recipe
-    from fcn_smp.training.data_module import training_samples
+    from fcn_smp.training.loaders import training_samples
     from fcn_smp.training.parts import build
 
     code, _, err = run_command("data", "show", recipe, "--samples", 2, "--augmented", "-o", tmp_path / "a.png")
     assert code == 0, err
     loaded = load_recipe(recipe)
     parts = build(loaded)
-    samples = training_samples(loaded, parts.data.train, parts.preprocessing)
+    samples = training_samples(loaded, parts.train, parts.preprocessing)
     chosen = sorted(np.random.default_rng(0).permutation(16)[:2].tolist())
     sheet = Image.open(tmp_path / "a.png")
     assert sheet.width == 4 * COLUMN
@@ -198,7 +198,7 @@ def test_augmented_samples_are_those_of_the_first_epochs(recipe: Path, tmp_path:
     for number, index in enumerate(chosen):
         assert sheet.getpixel((GAP + 5, number * row + GAP + 5)) == (10 * index,) * 3
         for epoch in range(3):
-            _, label = samples[epoch, index]
+            _, label, _ = samples[epoch, index]
             for y in range(3, 30, 6):
                 for x in range(3, 40, 6):
                     around = {int(value) for value in label[y - 1 : y + 2, x - 1 : x + 2].ravel()}

@@ -1,76 +1,78 @@
-"""Who sees which sample, in which order, in which epoch."""
+"""Who trains on which sample, in which step."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcn_smp.data.sampling import EpochSampler
+from fcn_smp.data.sampling import StepSampler
 
-SIZES = st.integers(0, 60)
-WORLDS = st.integers(1, 4)
+BATCHES = st.tuples(st.integers(1, 4), st.integers(1, 3))
+"""Processes, and samples of each in a step."""
 SEEDS = st.integers(0, 2**40)
+EXTRA = st.integers(0, 50)
+"""Samples of a set besides those of one batch."""
 
 
-def dealt(size: int, seed: int | None, world: int, epoch: int = 0) -> list[list[int]]:
-    """Return what each process gets in an epoch, having checked the epoch and the length."""
+def dealt(size: int, seed: int, batch: int, steps: range, world: int = 1) -> list[list[list[tuple[int, int]]]]:
+    """Return what each process gets in each step, having checked the length."""
     hands = []
     for rank in range(world):
-        sampler = EpochSampler(size, seed, rank, world)
-        sampler.set_epoch(epoch)
-        pairs = list(sampler)
-        assert len(sampler) == len(pairs)
-        assert all(pair[0] == epoch for pair in pairs)
-        hands.append([index for _, index in pairs])
+        sampler = StepSampler(size, batch, seed, steps, rank, world)
+        hands.append(list(sampler))
+        assert len(sampler) == len(hands[-1]) == len(steps)
     return hands
 
 
 @settings(deadline=None)
-@given(SIZES, WORLDS, st.integers(0, 5))
-def test_validation_covers_each_sample_once_and_in_order(size: int, world: int, epoch: int) -> None:
-    hands = dealt(size, None, world, epoch)
-    assert sorted(index for hand in hands for index in hand) == list(range(size))
-    assert all(hand == sorted(hand) for hand in hands)
-    assert max(map(len, hands)) - min(map(len, hands)) <= 1
+@given(BATCHES, EXTRA, SEEDS, st.integers(0, 5))
+def test_an_epoch_deals_out_different_samples_and_leaves_less_than_a_batch(shape, extra, seed, epoch):
+    world, share = shape
+    batch = world * share
+    size, per_epoch = batch + extra, (batch + extra) // batch
+    hands = dealt(size, seed, batch, range(epoch * per_epoch, (epoch + 1) * per_epoch), world)
+    pairs = [pair for hand in hands for step in hand for pair in step]
+    assert {len(step) for hand in hands for step in hand} == {share}
+    assert {drawn for drawn, _ in pairs} == {epoch}
+    indices = [index for _, index in pairs]
+    assert len(set(indices)) == len(indices) == per_epoch * batch > size - batch
+    assert set(indices) <= set(range(size))
 
 
 @settings(deadline=None)
-@given(SIZES, SEEDS, WORLDS, st.integers(0, 5))
-def test_training_deals_out_equally_many_different_samples(size: int, seed: int, world: int, epoch: int) -> None:
-    hands = dealt(size, seed, world, epoch)
-    together = [index for hand in hands for index in hand]
-    assert {len(hand) for hand in hands} == {size // world}
-    assert len(set(together)) == len(together) > size - world
-    assert set(together) <= set(range(size))
+@given(BATCHES, EXTRA, SEEDS)
+def test_a_step_has_the_same_samples_however_many_processes_share_it(shape, extra, seed):
+    world, share = shape
+    batch = world * share
+    steps = range(3 * (batch + extra) // batch)
+    [alone] = dealt(batch + extra, seed, batch, steps)
+    shared = dealt(batch + extra, seed, batch, steps, world)
+    for step in steps:
+        together = [pair for turn in zip(*(hand[step] for hand in shared), strict=True) for pair in turn]
+        assert together == alone[step]
 
 
 @settings(deadline=None)
-@given(SIZES, SEEDS, st.integers(2, 4), st.integers(0, 5))
-def test_order_does_not_depend_on_the_number_of_processes(size: int, seed: int, world: int, epoch: int) -> None:
-    together = [index for turn in zip(*dealt(size, seed, world, epoch), strict=True) for index in turn]
-    [alone] = dealt(size, seed, 1, epoch)
-    assert together == alone[: len(together)]
+@given(st.integers(1, 6), EXTRA, SEEDS, st.integers(0, 40), st.integers(0, 40))
+def test_going_on_from_any_step_gives_what_would_have_come(batch, extra, seed, first, more):
+    [whole] = dealt(batch + extra, seed, batch, range(first + more))
+    [rest] = dealt(batch + extra, seed, batch, range(first, first + more))
+    assert rest == whole[first:]
 
 
 @settings(deadline=None)
 @given(SEEDS, st.integers(0, 5))
-def test_order_changes_with_seed_and_epoch_and_with_nothing_else(seed: int, epoch: int) -> None:
-    assert dealt(50, seed, 1, epoch) == dealt(50, seed, 1, epoch)
-    assert dealt(50, seed, 1, epoch) != dealt(50, seed, 1, epoch + 1)
-    assert dealt(50, seed, 1, epoch) != dealt(50, seed + 1, 1, epoch)
+def test_order_changes_with_seed_and_epoch_and_with_nothing_else(seed, epoch):
+    def order(seed, epoch):
+        [[step]] = dealt(50, seed, 50, range(epoch, epoch + 1))
+        return [index for _, index in step]
+
+    assert order(seed, epoch) == order(seed, epoch)
+    assert order(seed, epoch) != order(seed, epoch + 1)
+    assert order(seed, epoch) != order(seed + 1, epoch)
 
 
-def test_epoch_may_be_set_again_as_a_resumed_run_does() -> None:
-    sampler = EpochSampler(50, seed=7)
-    epochs = []
-    for epoch in (0, 1, 2):
-        sampler.set_epoch(epoch)
-        epochs.append(list(sampler))
-    sampler.set_epoch(1)
-    assert list(sampler) == epochs[1]
-
-
-def test_samples_left_out_change_from_epoch_to_epoch() -> None:
+def test_samples_left_out_change_from_epoch_to_epoch():
     left_out = set()
     for epoch in range(60):
-        hands = dealt(7, 0, 4, epoch)
-        left_out |= set(range(7)) - {index for hand in hands for index in hand}
+        [[step]] = dealt(7, 0, 4, range(epoch, epoch + 1))
+        left_out |= set(range(7)) - {index for _, index in step}
     assert left_out == set(range(7))

@@ -1,6 +1,5 @@
 """Training in stages, from other weights, with parts frozen and on whole images, as a user meets it."""
 
-import contextlib
 import dataclasses
 import json
 import shutil
@@ -17,10 +16,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from fcn_smp.data.voc import VOCSegmentation, voc_palette
+from fcn_smp.errors import Interrupted
 from fcn_smp.models.encoder import Preprocessing
 from fcn_smp.segmenter import Segmenter
-from fcn_smp.training.callbacks import MetricsTable
-from fcn_smp.training.task import SegmentationTask
+from fcn_smp.training.learner import Learner
+from fcn_smp.training.loop import Loop
+from fcn_smp.training.validation import Validation
 
 PLAIN = """
 data: {{kind: voc, year: 2012, root: {root}, train: {lists}/train.txt, val: {lists}/val.txt}}
@@ -125,7 +126,8 @@ def assert_same_weights(ours, theirs, names=None):
 def test_each_stage_leaves_a_whole_run_and_the_last_ones_model_is_the_runs(place):
     run = place / "run"
     assert {path.name for path in run.iterdir()} == {"recipe.yaml", "environment.json", "one", "two", "model"}
-    whole = {"recipe.yaml", "environment.json", "metrics.csv", "checkpoints", "samples", "model"}
+    whole = {path.name for path in (run / "one").iterdir()}
+    assert whole > {"recipe.yaml", "environment.json", "metrics.csv", "checkpoints", "samples", "model"}
     for stage in ("one", "two"):
         assert {path.name for path in (run / stage).iterdir()} == whole
         assert [row["epoch"] for row in rows(run / stage)] == ["1", "2"]
@@ -156,16 +158,18 @@ def test_the_recipe_of_the_run_repeats_all_stages(place, tmp_path):
 
 
 def test_a_stage_starts_from_the_best_of_the_one_before(place, tmp_path, monkeypatch):
-    def ever_worse(self):
-        self.scores = dataclasses.replace(self.confusion.scores(), mean_iu=1 / (2 + self.current_epoch))
-        self.log("mean_iu", self.scores.mean_iu)
+    validate = Loop._validate
 
-    monkeypatch.setattr(SegmentationTask, "on_validation_epoch_end", ever_worse)
+    def ever_worse(self):
+        return dataclasses.replace(validate(self), mean_iu=1 / (2 + self.state.epoch))
+
+    monkeypatch.setattr(Loop, "_validate", ever_worse)
     tiny = ["stages.two.optimizer={lr: 1e-9, encoder_lr: 1e-9}", "stages.two.trainer.epochs=1"]
     train(place / "staged.yaml", *tiny, "-o", tmp_path / "run")
     first = tmp_path / "run/one/checkpoints"
     best, last = (torch.load(first / f"{name}.ckpt", weights_only=True) for name in ("best", "last"))
-    assert (best["epoch"], last["epoch"]) == (0, 1)
+    assert len(last["state"]["rows"]) == 2
+    assert any(not torch.equal(best["model"][name], last["model"][name]) for name in best["model"])
     two = smp.from_pretrained(tmp_path / "run/two/model")
     fresh = 0
     for name, parameter in two.named_parameters():
@@ -173,22 +177,22 @@ def test_a_stage_starts_from_the_best_of_the_one_before(place, tmp_path, monkeyp
             assert 0 < parameter.abs().max() < 1e-7, name
             fresh += 1
         else:
-            torch.testing.assert_close(parameter, best["state_dict"][f"model.{name}"], rtol=0, atol=1e-7)
+            torch.testing.assert_close(parameter, best["model"][name], rtol=0, atol=1e-7)
     assert fresh == 2
     score = two.decoder.score.weight
-    assert (score - last["state_dict"]["model.decoder.score.weight"]).abs().max() > 1e-3
+    assert (score - last["model"]["decoder.score.weight"]).abs().max() > 1e-3
 
 
 def stop(stage, epoch, error):
     """Stop at the beginning of an epoch of a stage."""
-    begin = MetricsTable.on_train_epoch_start
+    train_epoch = Loop._train_epoch
 
-    def stopping(self, trainer, task):
-        if (self.path.parent.name, trainer.current_epoch) == (stage, epoch):
+    def stopping(self, batches):
+        if (self.run.name, self.state.epoch) == (stage, epoch):
             raise error
-        begin(self, trainer, task)
+        train_epoch(self, batches)
 
-    return patch.object(MetricsTable, "on_train_epoch_start", stopping)
+    return patch.object(Loop, "_train_epoch", stopping)
 
 
 @pytest.mark.parametrize(("stage", "epoch"), [("one", 1), ("two", 0), ("two", 1)])
@@ -203,13 +207,13 @@ def test_a_resumed_run_goes_on_where_it_stopped_and_ends_as_if_it_had_not(place,
     done = tree(run / "one") if stage == "two" else {}
 
     begun = []
-    train_start = MetricsTable.on_train_start
+    fit = Loop.fit
 
-    def note(self, trainer, task):
-        begun.append((self.path.parent.name, trainer.current_epoch))
-        train_start(self, trainer, task)
+    def note(self, display):
+        begun.append((self.run.name, self.state.epoch))
+        fit(self, display)
 
-    with patch.object(MetricsTable, "on_train_start", note):
+    with patch.object(Loop, "fit", note):
         train(place / "staged.yaml", "-o", run, "--resume")
     assert begun == ([("one", epoch), ("two", 0)] if stage == "one" else [("two", epoch)])
     if done:
@@ -223,9 +227,9 @@ def test_a_resumed_run_goes_on_where_it_stopped_and_ends_as_if_it_had_not(place,
 def test_an_interrupted_stage_says_how_the_run_goes_on(place, tmp_path):
     run = tmp_path / "run"
     short = ["trainer.epochs=1"]
-    with stop("two", 0, KeyboardInterrupt()):
+    with stop("two", 0, Interrupted("stopped after step 0 of 2")):
         code, _, err = command("train", place / "staged.yaml", *short, "-o", run)
-    assert (code, "--resume" in err, err.count("\n")) == (130, True, 1)
+    assert (code, "--resume" in err, err.count("\n")) == (130, True, 2)
     train(place / "staged.yaml", *short, "-o", run, "--resume")
     assert contents(run / "model") == contents(run / "two/model")
 
@@ -439,16 +443,18 @@ def test_scores_for_other_classes_of_the_same_number_are_mentioned(place, tmp_pa
 @pytest.fixture
 def seen():
     """What the network gets in training and in validation, and the labels beside it."""
-    batches = {"training_step": [], "validation_step": []}
-    with contextlib.ExitStack() as stack:
-        for step, noted in batches.items():
-            original = getattr(SegmentationTask, step)
+    batches = {"training": [], "validation": []}
+    train, validate = Loop._batches, Validation.batches.fget
 
-            def note(self, batch, index, noted=noted, original=original):
-                noted.append(tuple(tensor.clone() for tensor in batch))
-                return original(self, batch, index)
+    def noting(noted, loader):
+        for batch in loader:
+            noted.append((batch.images.clone(), batch.labels.clone()))
+            yield batch
 
-            stack.enter_context(patch.object(SegmentationTask, step, note))
+    with (
+        patch.object(Loop, "_batches", lambda self: noting(batches["training"], train(self))),
+        patch.object(Validation, "batches", property(lambda self: noting(batches["validation"], validate(self)))),
+    ):
         yield batches
 
 
@@ -485,7 +491,7 @@ def test_preprocessing_travels_with_the_weights_unless_the_recipe_says_otherwise
     mean, std, space, range_ = Segmenter.load(tmp_path / "run").preprocessing
     assert (tuple(mean), tuple(std), space, tuple(range_)) == expected
     voc = place / "data/VOCdevkit/VOC2012"
-    for step, split in (("training_step", "t"), ("validation_step", "v")):
+    for step, split in (("training", "t"), ("validation", "v")):
         assert seen[step]
         wanted = [as_it_is(voc, f"{split}{k}", mean, std, space, range_[1])[0] for k in range(len(seen[step]))]
         for images, _ in seen[step]:
@@ -575,13 +581,13 @@ def test_what_is_frozen_stays_bit_for_bit_and_everything_else_is_trained(place, 
         "schedule.kind=constant", "-o", tmp_path / "run",
     )  # fmt: skip
     before = weights(start)
-    after = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
-    assert after.keys() == {f"model.{name}" for name in before}
+    after = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["model"]
+    assert after.keys() == before.keys()
     for name, tensor in before.items():
         inside = any(name.startswith(f"{part}.") for part in parts)
-        assert torch.equal(tensor, after[f"model.{name}"]) == (inside or "upsample" in name), name
+        assert torch.equal(tensor, after[name]) == (inside or "upsample" in name), name
     statistics = [name for name in before if name.endswith(("running_mean", "num_batches_tracked"))]
-    assert {torch.equal(before[name], after[f"model.{name}"]) for name in statistics} == {True, False}
+    assert {torch.equal(before[name], after[name]) for name in statistics} == {True, False}
 
 
 def test_stages_thaw_what_the_one_before_froze(place, tmp_path):
@@ -622,7 +628,7 @@ def test_without_augmentation_the_network_sees_every_image_whole_and_as_it_is(pl
     originals = {f"t{k}": as_it_is(voc, f"t{k}", [0.1, 0.2, 0.3], [0.5, 0.25, 2], "RGB", 1) for k in range(4)}
     assert {label.shape for _, label in originals.values()} == {(40, 56), (48, 36)}
     order = []
-    for images, labels in seen["training_step"]:
+    for images, labels in seen["training"]:
         assert (len(images), len(labels)) == (1, 1)
         order += [
             id_
@@ -631,7 +637,7 @@ def test_without_augmentation_the_network_sees_every_image_whole_and_as_it_is(pl
             and np.allclose(image, images[0].numpy(), atol=1e-5)
             and np.array_equal(label, labels[0].numpy())
         ]
-    assert len(order) == len(seen["training_step"]) == 8
+    assert len(order) == len(seen["training"]) == 8
     assert sorted(order[:4]) == sorted(order[4:]) == sorted(originals)
     assert order[:4] != order[4:]  # shuffled anew
     assert [row["step"] for row in rows(tmp_path / "run")] == ["4", "8"]
@@ -649,17 +655,16 @@ def test_whole_images_come_one_at_a_time(place, tmp_path, recipe):
 
 @pytest.fixture
 def steps():
-    """The optimizer of each epoch, the rates of its groups by part, and the task."""
+    """The optimizer of each epoch, the rates of its groups by part, and what learns."""
     noted = []
-    begin = MetricsTable.on_train_epoch_start
+    begin = Learner.begin_epoch
 
-    def note(self, trainer, task):
-        [optimizer] = trainer.optimizers
-        rates = {(group["name"], group["initial_lr"]) for group in optimizer.param_groups}
-        noted.append((type(optimizer), rates, task))
-        begin(self, trainer, task)
+    def note(self, epoch):
+        begin(self, epoch)
+        rates = {(group["name"], rate) for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True)}
+        noted.append((type(self.optimizer.optimizer), rates, self))
 
-    with patch.object(MetricsTable, "on_train_epoch_start", note):
+    with patch.object(Learner, "begin_epoch", note):
         yield noted
 
 
@@ -688,7 +693,7 @@ def test_the_optimizer_is_the_one_asked_for(place, steps, optimizer, kind, rates
 def test_the_loss_is_summed_where_that_is_asked_for(place, tmp_path, seen, steps):
     train(place / "plain.yaml", "loss.reduction=sum", "trainer.epochs=1", TOO_LITTLE_TO_MATTER, "-o", tmp_path / "run")
     # Fresh scores are zero, so that each labelled pixel costs the logarithm of the number of classes.
-    pixels = [int((labels != 255).sum()) for _, labels in seen["training_step"]]
+    pixels = [int((labels != 255).sum()) for _, labels in seen["training"]]
     assert len(pixels) == 2
     assert float(rows(tmp_path / "run")[0]["train_loss"]) == pytest.approx(np.mean(pixels) * np.log(21), rel=1e-4)
 

@@ -1,4 +1,4 @@
-"""Which samples each process sees, in which order, in which epoch."""
+"""Which samples each process trains on, in which step."""
 
 from collections.abc import Iterator
 
@@ -6,40 +6,39 @@ import numpy as np
 from torch.utils.data import Sampler
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Give (epoch, index) pairs, shuffled anew each epoch, the same on every run with the same seed.
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """Give this process its share of each step's batch, as (epoch, index) pairs.
 
-    The epoch goes along with the index so that a sample's augmentation depends on seed, epoch and index only, not
-    on how many workers or processes there are or whether the run was resumed.
+    What a step trains on depends on the seed and the step alone: not on how many processes share it, nor on where a
+    run was resumed. The order is drawn anew for each epoch, and its last images that fill no batch are left out. The
+    epoch goes along with the index so that a sample's augmentation, too, depends on seed, epoch and index only.
 
     Args:
-        size: Number of samples of the whole set.
-        seed: Seed of the order; None keeps the order.
+        size: Number of samples of the set.
+        batch_size: Samples of a step, over all processes.
+        seed: Seed of the order.
+        steps: The steps to give.
         rank: Number of this process.
-        world: Number of processes. The set is dealt out to them. With a seed the last few samples of an epoch's
-            order are left out so that all get the same number; without one nothing is left out or repeated, so that
-            scores are exact.
+        world: Number of processes.
     """
 
-    def __init__(self, size: int, seed: int | None, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, size: int, batch_size: int, seed: int, steps: range, rank: int = 0, world: int = 1) -> None:
         self.size = size
+        self.batch_size = batch_size
         self.seed = seed
+        self.steps = steps
         self.rank = rank
         self.world = world
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Tell the epoch; the trainer calls this."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
-        if self.seed is not None:
-            return self.size // self.world
-        return len(range(self.rank, self.size, self.world))
+        return len(self.steps)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = list(range(self.size))
-        if self.seed is not None:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size).tolist()
-        mine = order[self.rank :: self.world][: len(self)]
-        return iter([(self.epoch, index) for index in mine])
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        drawn, order = -1, list[int]()
+        for step in self.steps:
+            epoch, position = divmod(step, self.size // self.batch_size)
+            if epoch != drawn:
+                drawn = epoch
+                order = np.random.default_rng((self.seed, epoch)).permutation(self.size).tolist()
+            batch = order[position * self.batch_size :][: self.batch_size]
+            yield [(epoch, index) for index in batch[self.rank :: self.world]]

@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import lightning.pytorch as lightning
+import torch
+from segmentation_models_pytorch.base import SegmentationModel
+from torch import nn
 
-from fcn_smp.data.class_weights import class_weights, count_classes
+from fcn_smp.data.class_weights import ClassCounts, cached_counts, class_weights
 from fcn_smp.data.dataset import SegmentationDataset
 from fcn_smp.data.labels import IGNORE_INDEX
 from fcn_smp.data.splitting import shared_samples
@@ -17,63 +19,98 @@ from fcn_smp.optim import freeze
 from fcn_smp.recipe import Recipe
 from fcn_smp.registry import ARCHITECTURES
 from fcn_smp.segmenter import Segmenter
-from fcn_smp.training.data_module import SegmentationDataModule
-from fcn_smp.training.task import SegmentationTask
 from fcn_smp.weights import transfer
 
 
 class Parts(NamedTuple):
-    """All that a run is made of, built and checked before anything is written."""
+    """All that a run is made of, built and checked before anything is written.
 
-    task: SegmentationTask
-    data: SegmentationDataModule
+    Attributes:
+        model: The network, with the weights that it starts from.
+        frozen: Its parameters that are not trained, or not from the start.
+        loss: Loss of logits and labels.
+        train: What it is trained on.
+        val: What it is validated on.
+        preprocessing: What it expects of its input.
+        fingerprints: Of both data sets, by ``train`` and ``val``.
+        notes: What the user should know of it.
+    """
+
+    model: SegmentationModel
+    frozen: list[nn.Parameter]
+    loss: SegmentationLoss
+    train: SegmentationDataset
+    val: SegmentationDataset
     preprocessing: Preprocessing
+    fingerprints: dict[str, str]
     notes: list[str]
-    """What the user should know of how the weights of ``model.init_from`` were taken."""
 
 
-def build(recipe: Recipe) -> Parts:
-    """Build all parts of a run.
+def build(recipe: Recipe, world: int = 1) -> Parts:
+    """Build all parts of a run that so many processes share.
 
     Raises:
         UserError: Something does not fit; the message names it.
     """
-    lightning.seed_everything(recipe.seed, workers=True, verbose=False)
+    torch.manual_seed(recipe.seed)
     train_set, val_set = recipe.data.load(recipe.data.train), recipe.data.load(recipe.data.val)
     _refuse_overlap(recipe, train_set, val_set)
+    _check_batch(recipe, len(train_set), world)
     if recipe.data.cache:
         train_set, val_set = train_set.in_memory(), val_set.in_memory()
-    if recipe.augmentation is None and recipe.trainer.batch_size > 1:
-        raise UserError("trainer.batch_size must be 1 where augmentation is null, since whole images differ in size.")
-    if len(train_set) < recipe.trainer.batch_size:
-        raise UserError(
-            f"trainer.batch_size is {recipe.trainer.batch_size}, but the split {recipe.data.train} has only"
-            f" {len(train_set)} images; it should be that or less."
-        )
-    model, usual, notes = build_network(recipe, train_set.classes)
+    fingerprints = {"train": train_set.fingerprint(), "val": val_set.fingerprint()}
+    counts = cached_counts(train_set, fingerprints["train"])
+    model, frozen, usual, notes = build_network(recipe, train_set.classes)
+    notes += [
+        f"The split {recipe.data.train} has not a pixel of the class {name}."
+        for name, pixels in zip(train_set.classes, counts.pixels, strict=True)
+        if not pixels
+    ]
     asked = {key: value for key, value in recipe.preprocessing if value is not None}
-    preprocessing = usual._replace(**asked)
     options = recipe.loss
-    loss = SegmentationLoss(_class_weights(recipe, train_set), IGNORE_INDEX, options.label_smoothing, options.reduction)
-    task = SegmentationTask(model, loss, recipe, len(train_set.classes))
-    return Parts(task, SegmentationDataModule(recipe, train_set, val_set, preprocessing), preprocessing, notes)
+    loss = SegmentationLoss(
+        _class_weights(recipe, train_set.classes, counts),
+        IGNORE_INDEX,
+        **options.model_dump(exclude={"class_weights"}),
+    )
+    return Parts(model, frozen, loss, train_set, val_set, usual._replace(**asked), fingerprints, notes)
 
 
-def build_network(recipe: Recipe, classes: Sequence[str]) -> tuple[FCN, Preprocessing, list[str]]:
+def _check_batch(recipe: Recipe, images: int, world: int) -> None:
+    batch, accumulate = recipe.trainer.batch_size, recipe.trainer.accumulate
+    if recipe.augmentation is None and batch > world:
+        raise UserError(
+            f"trainer.batch_size must be {world} where augmentation is null, since whole images differ in size."
+        )
+    if batch % (world * accumulate):
+        raise UserError(
+            f"trainer.batch_size is {batch}; it should be a multiple of {world * accumulate}, for {world} devices that"
+            f" take their share in {accumulate} parts (trainer.accumulate)."
+        )
+    if images < batch:
+        raise UserError(
+            f"trainer.batch_size is {batch}, but the split {recipe.data.train} has only {images} images; it should be"
+            " that or less."
+        )
+
+
+def build_network(recipe: Recipe, classes: Sequence[str]) -> tuple[FCN, list[nn.Parameter], Preprocessing, list[str]]:
     """Build the network with the weights that it starts from.
 
     Returns:
-        The network, what its weights expect of the input, and notes on where they come from.
+        The network, its parameters that were frozen, what its weights expect of the input, and notes on where they
+        come from.
 
     Raises:
         UserError: A key or value of ``model`` is wrong.
     """
     try:
         model, preprocessing, notes = _model(recipe, classes)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         freeze(model, recipe.model.frozen)
     except (ValueError, TypeError, OSError) as error:
         raise UserError(f"model: {str(error).splitlines()[0]}") from error
-    return model, preprocessing, notes
+    return model, [parameter for parameter in trained if not parameter.requires_grad], preprocessing, notes
 
 
 def check_stages(recipe: Recipe) -> None:
@@ -107,7 +144,7 @@ def _refuse_overlap(recipe: Recipe, train_set: SegmentationDataset, val_set: Seg
 
 
 def _model(recipe: Recipe, classes: Sequence[str]) -> tuple[FCN, Preprocessing, list[str]]:
-    options = recipe.model.model_dump(exclude={"arch", "encoder_options", "init_from", "frozen"})
+    options = recipe.model.model_dump(exclude={"arch", "encoder_options", "init_from", "frozen", "frozen_epochs"})
     source = recipe.model.init_from and Segmenter.load(recipe.model.init_from)
     if source:
         options |= {"encoder_weights": None, "decoder_hidden_weights": None}
@@ -130,13 +167,12 @@ def _notes(recipe: Recipe, source: Segmenter, classes: Sequence[str], untrained:
         )
 
 
-def _class_weights(recipe: Recipe, dataset: SegmentationDataset) -> list[float] | None:
+def _class_weights(recipe: Recipe, classes: Sequence[str], counts: ClassCounts) -> list[float] | None:
     asked = recipe.loss.class_weights
-    classes = list(dataset.classes)
     if asked is None:
         return None
     if isinstance(asked, str):
-        return class_weights(count_classes(dataset), asked)
+        return class_weights(counts, asked)
     if isinstance(asked, dict):
         for name in asked:
             if name not in classes:

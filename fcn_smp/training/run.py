@@ -1,35 +1,36 @@
 """From a recipe to a run directory."""
 
-import logging
+import contextlib
+import os
 import shutil
-import tempfile
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as lightning
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning_fabric import Fabric
 from rich.console import Console
 
-from fcn_smp.errors import Interrupted, UserError
-from fcn_smp.files import whole
+from fcn_smp import evaluation
+from fcn_smp.errors import UserError
+from fcn_smp.files import remove_unfinished, whole
+from fcn_smp.model_card import Split, model_card
 from fcn_smp.recipe import Recipe
 from fcn_smp.segmenter import Segmenter
-from fcn_smp.training.callbacks import (
-    MetricsTable,
-    ProgressReport,
-    SamplePictures,
-    ValidateLastEpoch,
-    checkpoints,
-)
+from fcn_smp.training import checkpoint
+from fcn_smp.training.health import NotFinite
+from fcn_smp.training.loggers import open_loggers
+from fcn_smp.training.loop import Loop
 from fcn_smp.training.parts import Parts, build, check_stages
-from fcn_smp.training.record import check_directory, write_record
+from fcn_smp.training.processes import add_up, launch, together
+from fcn_smp.training.record import check_directory, read_starts, write_record
+from fcn_smp.training.reports import Display, write_table
 
 
 def train(recipe: Recipe, run: Path, *, resume: bool, console: Console) -> None:
     """Run a recipe and leave everything in the directory ``run``.
+
+    Every process of a distributed run comes this way; the first one writes and speaks.
 
     Args:
         recipe: What to train, on what, and how.
@@ -39,49 +40,135 @@ def train(recipe: Recipe, run: Path, *, resume: bool, console: Console) -> None:
 
     Raises:
         UserError: The recipe does not fit the data, a file is missing or damaged, or ``run`` is not free.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint has been written.
     """
-    # Every process of a distributed run comes this way; the first one writes.
-    first = getattr(rank_zero_only, "rank", 0) == 0
-    if first:
-        check_directory(recipe, run, resume=resume)
+    fabric = launch(recipe.trainer)
+    console.quiet |= not fabric.is_global_zero
+    together(fabric, lambda: check_directory(recipe, run, resume=resume))
     if resume and (run / "model").is_dir():
         console.print(f"{run} is complete; there is nothing to resume.", highlight=False, soft_wrap=True)
     elif recipe.stages:
-        _train_stages(recipe, run, resume=resume, console=console, first=first)
+        _train_stages(fabric, recipe, run, console)
     else:
-        _train_one(recipe, run, resume=resume, console=console, first=first)
+        _train_one(fabric, recipe, run, console)
 
 
-def _train_one(recipe: Recipe, run: Path, *, resume: bool, console: Console, first: bool) -> None:
-    parts = build(recipe)
-    trainer = _trainer(recipe, run, parts, console)
-    _print_notes(parts, console)
-    if first:
-        write_record(recipe, run)
+def _train_one(fabric: Fabric, recipe: Recipe, run: Path, console: Console) -> None:
     last = run / "checkpoints" / "last.ckpt"
+    with _determinism(recipe):
+        parts, loop = together(fabric, lambda: _build(fabric, recipe, run))
+        together(fabric, lambda: _begin(fabric, recipe, run, parts, loop))
+        try:
+            _fit(loop, recipe, parts, console)
+        except NotFinite as error:
+            raise _explained(error, parts, loop, run) from error
+        except UserError:
+            if fabric.is_global_zero and not last.exists():
+                shutil.rmtree(run)  # nothing was reached that would be worth keeping or could be resumed
+            raise
+        finally:
+            for logger in loop.loggers:
+                logger.close()
+        _finish(fabric, recipe, parts, loop, run, console)
+
+
+def _build(fabric: Fabric, recipe: Recipe, run: Path | None, limit: int | None = None) -> tuple[Parts, Loop]:
+    parts = build(recipe, fabric.world_size)
+    loop = Loop(fabric, recipe, parts, run, limit)
+    loop.resume()
+    return parts, loop
+
+
+def _begin(fabric: Fabric, recipe: Recipe, run: Path, parts: Parts, loop: Loop) -> None:
+    if fabric.is_global_zero:
+        remove_unfinished(run)
+        write_record(recipe, run, fingerprints=parts.fingerprints)
+        loop.loggers = open_loggers(recipe.trainer.loggers, run, recipe, loop.state.step)
+
+
+def _fit(loop: Loop, recipe: Recipe, parts: Parts, console: Console) -> None:
+    for note in (*parts.notes, *_circumstances(loop, recipe)):
+        console.print(note, highlight=False, soft_wrap=True, markup=False)
+    display = Display(console, recipe.trainer.epochs, loop.steps, loop.state.step)
     try:
-        _fit(trainer, parts, last if resume and last.exists() else None)
-    except UserError:
-        if first and not last.exists():
-            shutil.rmtree(run)  # nothing was reached that would be worth keeping or could be resumed
+        with display:
+            loop.fit(display)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "augmentation.crop and trainer.batch_size leave a batch norm with a single value; enlarge one of them."
+        ) from error
+    except RuntimeError as error:
+        if "finished reduction" in str(error):
+            raise UserError(
+                f"Parts of {recipe.model.encoder_name} have no gradient; set"
+                " trainer.strategy: ddp_find_unused_parameters_true."
+            ) from error
+        if loop.fabric.world_size > 1 and isinstance(error, torch.distributed.DistError):
+            raise UserError("Another process of the run has ended; it says why above.") from error
         raise
-    if trainer.is_global_zero:
-        best = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
-        parts.task.load_state_dict(best["state_dict"])
-        dataset = parts.data.train
-        segmenter = Segmenter(parts.task.model.cpu(), parts.preprocessing, dataset.classes, dataset.palette)
-        segmenter.save(run / "model")
-    trainer.strategy.barrier()  # a stage that follows reads the model
 
 
-def _train_stages(recipe: Recipe, run: Path, *, resume: bool, console: Console, first: bool) -> None:
+def _circumstances(loop: Loop, recipe: Recipe) -> Iterator[str]:
+    batch, devices = recipe.trainer.batch_size, loop.fabric.world_size
+    if devices > 1:
+        yield f"{batch} images a step, {batch // devices} on each of {devices} devices."
+    if loop.state.step:
+        yield f"Goes on after step {loop.state.step} of {loop.steps}, in epoch {loop.state.epoch + 1}."
+
+
+def _explained(error: NotFinite, parts: Parts, loop: Loop, run: Path | None) -> UserError:
+    """Return what a user should know of a loss that is no number, and save the batch that led to it."""
+    names = ", ".join(parts.train.files[index][0] for index in error.batch.indices.tolist())
+    saved = ""
+    if run:
+        path = run / f"not-finite-{error.step + 1}.pt"
+        checkpoint.save(path, **error.batch._asdict(), ids=names.split(", "))
+        saved = f" The batch is in {path} (torch.load)."
+    return UserError(
+        f"The loss became {error.loss} in epoch {loop.state.epoch + 1}, step {error.step + 1}, with the images {names};"
+        " lower optimizer.lr and optimizer.encoder_lr, lengthen schedule.warmup_steps or set trainer.gradient_clip."
+        f"{saved}"
+    )
+
+
+def _finish(fabric: Fabric, recipe: Recipe, parts: Parts, loop: Loop, run: Path, console: Console) -> None:
+    """Score the best weights as ``fcn-smp eval`` does, and save them as a model; that comes last."""
+    if fabric.is_global_zero:
+        write_table(loop.state.rows, run / "metrics.csv")
+    parts.model.load_state_dict(checkpoint.load(run / "checkpoints" / "best.ckpt")["model"])
+    classes = parts.train.classes
+    segmenter = Segmenter(parts.model.to(fabric.device), parts.preprocessing, classes, parts.train.palette)
+    share = range(len(parts.val))[fabric.global_rank :: fabric.world_size]
+    confusion = evaluation.evaluate(segmenter, parts.val, share=share)
+    confusion.counts = add_up(fabric, confusion.counts.to(fabric.device)).cpu()
+    if fabric.is_global_zero:
+        split = recipe.data.val
+        summary = evaluation.summary(confusion.scores(), classes, model=str(run), split=split, images=len(parts.val))
+        evaluation.write(summary, run / "eval" / Path(split).stem)
+        segmenter.model.cpu()
+        segmenter.save(run / "model", _card(recipe, parts, loop, run, summary))
+    fabric.barrier()  # a stage that follows reads the model
+
+
+def _card(recipe: Recipe, parts: Parts, loop: Loop, run: Path, summary: dict[str, Any]) -> str:
+    splits = [
+        Split(role, len(dataset), parts.fingerprints[role])
+        for role, dataset in (("train", parts.train), ("val", parts.val))
+    ]
+    state = loop.state
+    return model_card(recipe, summary, read_starts(run), splits, epochs=state.epoch, best_epoch=state.best_epoch)
+
+
+def _train_stages(fabric: Fabric, recipe: Recipe, run: Path, console: Console) -> None:
     """Run the stages one after the other, each in a folder of its own; the model is that of the last."""
-    stages = recipe.staged()
-    check_stages(recipe)
-    if first:
+    together(fabric, lambda: check_stages(recipe))
+    if fabric.is_global_zero:
+        remove_unfinished(run)
         write_record(recipe, run)
     before: Path | None = None
-    for name, stage in stages.items():
+    for name, stage in recipe.staged().items():
         directory = run / name
         done = (directory / "model").is_dir()
         console.print(f"Stage {name}{': complete' * done}", highlight=False)
@@ -89,13 +176,13 @@ def _train_stages(recipe: Recipe, run: Path, *, resume: bool, console: Console, 
             stage = _starting_from(stage, before / "model")
         if not done:
             try:
-                _train_one(stage, directory, resume=resume, console=console, first=first)
+                _train_one(launch(stage.trainer), stage, directory, console)
             except UserError:
-                if first and before is None and not directory.exists():
+                if fabric.is_global_zero and before is None and not directory.exists():
                     shutil.rmtree(run)
                 raise
         before = directory
-    if first and before:
+    if fabric.is_global_zero and before:
         with whole(run / "model") as temporary:
             shutil.copytree(before / "model", temporary)
 
@@ -105,13 +192,8 @@ def _starting_from(recipe: Recipe, model: Path) -> Recipe:
     return recipe.model_copy(update={"model": start})
 
 
-def _print_notes(parts: Parts, console: Console) -> None:
-    for note in parts.notes:
-        console.print(note, highlight=False, soft_wrap=True, markup=False)
-
-
 def dry_run(recipe: Recipe, console: Console) -> None:
-    """Build everything, train and validate on two batches, write to a folder that is removed again.
+    """Build everything, train on two batches and validate on two images; leave nothing.
 
     A stage is tried without the weights of the one before.
     """
@@ -121,89 +203,32 @@ def dry_run(recipe: Recipe, console: Console) -> None:
             console.print(f"Stage {name}", highlight=False)
             dry_run(stage, console)
         return
-    parts = build(recipe)
-    _print_notes(parts, console)
-    with tempfile.TemporaryDirectory() as folder:
-        short = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"epochs": 1})})
-        trainer = _trainer(short, Path(folder), parts, console, limit_train_batches=2, limit_val_batches=2)
-        _fit(trainer, parts, None)
-    millions = sum(parameter.numel() for parameter in parts.task.model.parameters()) / 1e6
+    fabric = launch(recipe.trainer)
+    console.quiet |= not fabric.is_global_zero
+    short = recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"epochs": 1})})
+    with _determinism(recipe):
+        parts, loop = together(fabric, lambda: _build(fabric, short, None, limit=2))
+        try:
+            _fit(loop, short, parts, console)
+        except NotFinite as error:
+            raise _explained(error, parts, loop, None) from error
+    millions = sum(parameter.numel() for parameter in parts.model.parameters()) / 1e6
     console.print(
-        f"The recipe works: {parts.task.model.name} with {millions:.1f} million weights,"
-        f" {len(parts.data.train)} images to train on, {len(parts.data.val)} to validate.",
+        f"The recipe works: {parts.model.name} with {millions:.1f} million weights,"
+        f" {len(parts.train)} images to train on, {len(parts.val)} to validate.",
         highlight=False,
         soft_wrap=True,
     )
 
 
-def _trainer(recipe: Recipe, run: Path, parts: Parts, console: Console, **options: Any) -> lightning.Trainer:
-    _hush_lightning()
-    settings = recipe.trainer
+@contextlib.contextmanager
+def _determinism(recipe: Recipe) -> Iterator[None]:
+    """Let torch choose only what gives the same numbers every time, if the recipe wants that."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if recipe.trainer.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+        torch.use_deterministic_algorithms(True)
     try:
-        return lightning.Trainer(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.num_nodes,
-            strategy=settings.strategy,
-            precision=_precision(settings.precision, settings.accelerator),
-            max_epochs=settings.epochs,
-            check_val_every_n_epoch=settings.validate_every,
-            gradient_clip_val=settings.gradient_clip,
-            # The order in which callbacks are called is the order here: the table clears the scores, so it is last.
-            callbacks=[
-                ValidateLastEpoch(),
-                ProgressReport(console),
-                SamplePictures(run / "samples", parts.data.val, settings.samples),
-                MetricsTable(run / "metrics.csv"),
-                *checkpoints(run / "checkpoints"),
-            ],
-            default_root_dir=run,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            **options,
-        )
-    except (ValueError, RuntimeError, MisconfigurationException) as error:
-        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
-
-
-def _fit(trainer: lightning.Trainer, parts: Parts, checkpoint: Path | None) -> None:
-    try:
-        trainer.fit(parts.task, parts.data, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit as error:
-        # Lightning turns an interrupt into an exit.
-        raise (Interrupted if trainer.interrupted else error) from error
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise UserError(
-            "augmentation.crop and trainer.batch_size leave a batch norm with a single value; enlarge one of them."
-        ) from error
-    except FloatingPointError as error:
-        raise UserError(
-            f"The loss became {error} in epoch {trainer.current_epoch + 1}; lower optimizer.lr and"
-            " optimizer.encoder_lr, lengthen schedule.warmup_steps or set trainer.gradient_clip."
-        ) from error
-
-
-def _precision(asked: str, accelerator: str) -> Any:
-    names = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
-    if asked != "auto":
-        return names[asked]
-    if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
-        return names["bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"]
-    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available())
-    # Without such instructions bfloat16 is emulated, which is slower than float32.
-    capabilities = torch.cpu.get_capabilities()
-    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    return names["bf16" if on_cpu and fast else "fp32"]
-
-
-def _hush_lightning() -> None:
-    """Keep Lightning's hints to itself: what a user must know, this package says."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
-    warnings.filterwarnings("ignore", message=".*(num_workers|isinstance.treespec|lr_scheduler.step).*")
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

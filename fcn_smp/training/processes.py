@@ -1,0 +1,128 @@
+"""The processes that share a run, on one machine or several: started, kept in step and stopped together."""
+
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self, TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+from fcn_smp.errors import UserError
+from fcn_smp.recipe import Trainer
+
+T = TypeVar("T")
+
+
+def launch(settings: Trainer) -> Fabric:
+    """Start the other processes of a run, which go through the same command up to here, and connect to them.
+
+    Under ``torchrun`` they are there already, as many as that was told.
+
+    Raises:
+        UserError: There are no such devices.
+    """
+    for name in ("lightning.fabric", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning_fabric")
+    devices: int | str = settings.devices
+    nodes = settings.num_nodes
+    if TorchElasticEnvironment.detect():
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    try:
+        fabric = Fabric(
+            accelerator=settings.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=settings.strategy,
+            precision=_precision(settings.precision, settings.accelerator),
+        )
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+    if settings.sync_batchnorm and fabric.device.type != "cuda":
+        raise UserError("trainer.sync_batchnorm works on GPUs alone; leave it out.")
+    fabric.launch()
+    if not fabric.is_global_zero:
+        warnings.simplefilter("ignore")  # the first process says it
+    return fabric
+
+
+def together(fabric: Fabric, action: Callable[[], T]) -> T:
+    """Do the same in all processes; if one of them fails, all do, and the first one says why.
+
+    Raises:
+        UserError: In the first process.
+        SystemExit: With 2, in the others.
+    """
+    result, failure = None, None
+    try:
+        result = action()
+    except UserError as error:
+        failure = error
+    if fabric.world_size > 1:
+        failures: list[str | None] = [None] * fabric.world_size
+        torch.distributed.all_gather_object(failures, str(failure) if failure else None)
+        first = next((message for message in failures if message is not None), None)
+        if first is not None and not fabric.is_global_zero:
+            sys.exit(2)
+        if first is not None and failure is None:
+            failure = UserError(first)
+    if failure is not None:
+        raise failure
+    return result  # type: ignore[return-value]
+
+
+def add_up(fabric: Fabric, values: torch.Tensor) -> torch.Tensor:
+    """Return the sum of a tensor over the processes."""
+    if fabric.world_size == 1:
+        return values
+    total = fabric.all_reduce(values, reduce_op="sum")
+    assert isinstance(total, torch.Tensor)
+    return total
+
+
+class Interruption:
+    """Takes note of Ctrl-C and SIGTERM, for the run to stop where it can be resumed; a second one stops at once.
+
+    Attributes:
+        asked: There was one.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+def _precision(asked: str, accelerator: str) -> Any:
+    names = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
+    if asked != "auto":
+        return names[asked]
+    if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
+        return names["bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"]
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available())
+    # Without such instructions bfloat16 is emulated, which is slower than float32.
+    capabilities = torch.cpu.get_capabilities()
+    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return names["bf16" if on_cpu and fast else "fp32"]

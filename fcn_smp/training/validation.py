@@ -1,0 +1,75 @@
+"""Scores of the network while it is trained, on whole images, each seen by one of the processes."""
+
+from collections.abc import Sequence
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from fcn_smp.data.labels import IGNORE_INDEX
+from fcn_smp.metrics import ConfusionMatrix, Scores
+from fcn_smp.training.loaders import Batch, validation_batches
+from fcn_smp.training.parts import Parts
+from fcn_smp.training.processes import Interruption, add_up
+
+
+class Validation:
+    """Scores a network on the validation set.
+
+    Args:
+        fabric: The processes and devices.
+        parts: Has the validation set.
+        workers: Processes that load images.
+        samples: How many predictions to keep.
+        limit: How many images to look at.
+
+    Attributes:
+        share: The images that this process sees.
+        predictions: Predicted classes (H, W) of the first of them.
+    """
+
+    def __init__(self, fabric: Fabric, parts: Parts, workers: int, samples: int, limit: int | None) -> None:
+        self.fabric = fabric
+        self.parts = parts
+        self.workers = workers
+        self.samples = samples
+        self.share: Sequence[int] = range(len(parts.val))[:limit][fabric.global_rank :: fabric.world_size]
+        self.predictions: list[Tensor] = []
+        self._batches: DataLoader[Batch] | None = None
+
+    @property
+    def batches(self) -> DataLoader[Batch]:
+        """The images, one by one; their loader is made once, since its workers take time to start."""
+        if self._batches is None:
+            on_cuda = self.fabric.device.type == "cuda"
+            self._batches = validation_batches(
+                self.parts.val, self.parts.preprocessing, self.share, self.workers, pin_memory=on_cuda
+            )
+        return self._batches
+
+    @torch.inference_mode()
+    def scores(self, model: nn.Module, interruption: Interruption) -> Scores | None:
+        """Score a network; None if the run is to stop."""
+        model.eval()
+        self._agree_on_statistics(model)
+        self.predictions.clear()
+        confusion = ConfusionMatrix(len(self.parts.val.classes), IGNORE_INDEX).to(self.fabric.device)
+        for batch in self.batches:
+            if interruption.asked:
+                break
+            with self.fabric.autocast():
+                prediction = model(batch.images.to(self.fabric.device)).argmax(1)
+            confusion.update(prediction, batch.labels.to(self.fabric.device))
+            if len(self.predictions) < self.samples:
+                self.predictions.append(prediction[0].cpu())
+        asked = torch.tensor([interruption.asked], dtype=torch.int64, device=self.fabric.device)
+        *counts, asked = add_up(self.fabric, torch.cat([confusion.counts.flatten(), asked])).cpu()
+        confusion.counts = torch.stack(counts).view_as(confusion.counts)
+        return None if asked else confusion.scores()
+
+    def _agree_on_statistics(self, model: nn.Module) -> None:
+        """Take the first process's statistics of batch norms in all; they are the ones that are saved."""
+        if self.fabric.world_size > 1:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)
