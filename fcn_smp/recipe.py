@@ -298,7 +298,7 @@ class Optimizer(Section):
         1.0, description="Factor of the rate from each block of the encoder to the one before it."
     )
     weight_decay: float = Field(0.0, ge=0, description="Of weights; biases and normalisation do not decay.")
-    fused: bool | None = Field(None, description="Update all weights in one kernel; null: on CUDA.")
+    fused: bool | None = Field(None, description="Update all weights in one kernel; null: on CUDA, but for fp16.")
 
 
 class AdamW(Optimizer):

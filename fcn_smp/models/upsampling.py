@@ -38,6 +38,16 @@ def crop(x: Tensor, offset: int, height: int, width: int) -> Tensor:
     return F.pad(x, (-offset, offset + width - x.shape[3], -offset, offset + height - x.shape[2]))
 
 
+def replicate(x: Tensor, before: int, behind: int) -> Tensor:
+    """Repeat the first row and column of ``x`` of shape (N, C, h, w) ``before`` times, the last ones ``behind`` times.
+
+    Written out: the gradient of torch's padding comes in an order of memory that its compiler does not expect, and on
+    CUDA it is not the same every time.
+    """
+    x = torch.cat([x[:, :, :1]] * before + [x] + [x[:, :, -1:]] * behind, 2)
+    return torch.cat([x[:, :, :, :1]] * before + [x] + [x[:, :, :, -1:]] * behind, 3)
+
+
 class TransposedConv(nn.Module):
     """A transposed convolution without padding that starts as bilinear interpolation.
 
@@ -85,7 +95,7 @@ class FuseUpsampled(nn.Module):
         """Map scores (N, C, h, w) and those of a skip (N, C, H, W), at most 2h + 2 by 2w + 2, to their sum."""
         # One replicated pixel on the left keeps the border from fading; on the right a second one lets an odd
         # size, which the encoder rounded down, be filled.
-        scores = self.upsample(F.pad(scores, (1, 2, 1, 2), mode="replicate"))
+        scores = self.upsample(replicate(scores, 1, 2))
         return crop(scores, 3, skip.shape[2], skip.shape[3]) + skip
 
 
@@ -106,7 +116,7 @@ class Upsample(nn.Module):
         It is at most (h + 1) * factor by (w + 1) * factor.
         """
         if self.factor > 1:
-            scores = F.pad(scores, (0, 1, 0, 1), mode="replicate")
+            scores = replicate(scores, 0, 1)
             scores = F.interpolate(scores, scale_factor=self.factor, mode="bilinear", align_corners=False)
         return crop(scores, 0, feature.shape[2], feature.shape[3])
 

@@ -9,6 +9,7 @@ from lightning_fabric.wrappers import _FabricModule
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
+from fcn_smp.errors import UserError
 from fcn_smp.optim import batch_factor, build_optimizer, learning_rate_factor, parameter_groups
 from fcn_smp.recipe import SGD, Recipe
 from fcn_smp.training.health import symptoms
@@ -65,9 +66,16 @@ class Learner:
             options.bias_lr_factor,
             options.layer_decay,
         )
-        fused = self.fabric.device.type == "cuda" if options.fused is None else options.fused
         more = options.model_dump(include={"momentum", "nesterov"}) if isinstance(options, SGD) else {}
-        return self.fabric.setup_optimizers(build_optimizer(options.kind, groups, fused=fused, **more))
+        return self.fabric.setup_optimizers(build_optimizer(options.kind, groups, fused=self._is_fused(), **more))
+
+    def _is_fused(self) -> bool:
+        fused = self.recipe.optimizer.fused
+        # Those kernels take back the scale of fp16 themselves, too late for a norm to be clipped.
+        scaled = getattr(self.fabric.strategy.precision, "scaler", None) is not None
+        if fused and scaled and self.recipe.trainer.gradient_clip:
+            raise UserError("optimizer.fused does not go with trainer.gradient_clip in fp16; leave one of them out.")
+        return (self.fabric.device.type == "cuda" and not scaled) if fused is None else fused
 
     @property
     def kept(self) -> nn.Module:

@@ -45,6 +45,8 @@ def launch(settings: Trainer) -> Fabric:
         )
     except (ValueError, RuntimeError, TypeError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+    if settings.precision == "fp16" and fabric.device.type == "cpu":
+        raise UserError("trainer.precision: fp16 needs a GPU; on a CPU bf16 and fp32 do.")
     if settings.sync_batchnorm and fabric.device.type != "cuda":
         raise UserError("trainer.sync_batchnorm works on GPUs alone; leave it out.")
     fabric.launch()
