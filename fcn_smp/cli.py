@@ -60,9 +60,6 @@ def main() -> None:
         arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
         print(f"fcn-smp: {stopped}; this goes on:\n{shlex.join(['fcn-smp', *arguments, '--resume'])}", file=sys.stderr)
         sys.exit(130)
-    except KeyboardInterrupt:
-        print("fcn-smp: interrupted.", file=sys.stderr)
-        sys.exit(130)
 
 
 @app.command()
@@ -86,7 +83,10 @@ def train(
         run.dry_run(loaded, console)
         return
     directory = output or Path("runs") / loaded.name
-    run.train(loaded, directory, resume=resume, console=console)
+    try:
+        run.train(loaded, directory, resume=resume, console=console)
+    except KeyboardInterrupt as error:  # before the training has begun, or a second one
+        raise Interrupted("interrupted") from error
     console.print(f"The run is in {directory}, its model in {directory / 'model'}.", highlight=False, soft_wrap=True)
 
 

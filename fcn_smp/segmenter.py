@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
+from safetensors import SafetensorError
 from segmentation_models_pytorch.base import SegmentationModel
 from torch import Tensor
 
@@ -75,7 +76,10 @@ class Segmenter:
         self.model.config["_classes"] = list(self.classes)
         self.model.config["_colors"] = self.palette[: len(self.classes)].tolist()
         with whole(directory) as temporary:
-            self.model.save_pretrained(temporary)
+            try:
+                self.model.save_pretrained(temporary)
+            except SafetensorError as error:  # of a full disk
+                raise UserError(f"{directory} cannot be written: {error}.") from error
             if card:
                 (temporary / "README.md").write_text(card, encoding="utf-8")
             # safetensors hides its files from other users.

@@ -77,6 +77,12 @@ def load(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return content | {"state": State(**content["state"])} if "state" in content else content
     except Exception as error:  # a damaged file leads torch to errors of any kind
-        raise UserError(
-            f"{path} cannot be read as a checkpoint of this version; remove it to begin the run anew."
-        ) from error
+        raise unreadable(path) from error
+
+
+def unreadable(path: Path) -> UserError:
+    """Return what to say of a checkpoint that cannot be used."""
+    return UserError(
+        f"{path} cannot be read as a checkpoint of this run; remove the folder {path.parent}, and the same command with"
+        " --resume begins the run anew."
+    )

@@ -91,8 +91,11 @@ class Loop:
         """
         if self.path and self.path.exists():
             content = checkpoint.load(self.path)
-            self.state = content["state"]
-            self.learner.load_state_dict(content)
+            try:
+                self.state = content["state"]
+                self.learner.load_state_dict(content)
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                raise checkpoint.unreadable(self.path) from error
 
     def fit(self, display: Display) -> None:
         """Train to the end.
@@ -234,7 +237,8 @@ class Loop:
             self._checkpoint()
         if self.run and self.fabric.is_global_zero:
             write_table(state.rows, self.run / "metrics.csv")
-            draw_curves(state.rows, self.run / "curves.png")
+            if scores:
+                draw_curves(state.rows, self.run / "curves.png")
         for logger in self.loggers:
             logger.log({key: float(value) for key, value in state.rows[-1].items() if value}, state.step)
 

@@ -45,6 +45,8 @@ def train(recipe: Recipe, run: Path, *, resume: bool, console: Console) -> None:
     fabric = launch(recipe.trainer)
     console.quiet |= not fabric.is_global_zero
     together(fabric, lambda: check_directory(recipe, run, resume=resume))
+    if fabric.is_global_zero:
+        remove_unfinished(run)
     if resume and (run / "model").is_dir():
         console.print(f"{run} is complete; there is nothing to resume.", highlight=False, soft_wrap=True)
     elif recipe.stages:
@@ -81,7 +83,6 @@ def _build(fabric: Fabric, recipe: Recipe, run: Path | None, limit: int | None =
 
 def _begin(fabric: Fabric, recipe: Recipe, run: Path, parts: Parts, loop: Loop) -> None:
     if fabric.is_global_zero:
-        remove_unfinished(run)
         write_record(recipe, run, fingerprints=parts.fingerprints)
         loop.loggers = open_loggers(recipe.trainer.loggers, run, recipe, loop.state.step)
 
@@ -165,7 +166,6 @@ def _train_stages(fabric: Fabric, recipe: Recipe, run: Path, console: Console) -
     """Run the stages one after the other, each in a folder of its own; the model is that of the last."""
     together(fabric, lambda: check_stages(recipe))
     if fabric.is_global_zero:
-        remove_unfinished(run)
         write_record(recipe, run)
     before: Path | None = None
     for name, stage in recipe.staged().items():
