@@ -16,26 +16,25 @@ VOID = 0.1
 
 
 class NotFinite(Exception):  # noqa: N818  (it becomes a UserError where the batch has been saved)
-    """The loss is not a finite number any more.
+    """The loss or a weight is not a finite number any more.
 
     Args:
-        loss: What it is.
-        step: In which step, from 0.
-        batch: What the network was given.
+        what: A sentence that says which, without its end.
+        step: After which step, from 0.
+        batch: What the network was given in that.
     """
 
-    def __init__(self, loss: float, step: int, batch: Batch) -> None:
-        super().__init__(f"the loss became {loss}")
-        self.loss = loss
+    def __init__(self, what: str, step: int, batch: Batch) -> None:
+        super().__init__(what)
         self.step = step
         self.batch = batch
 
 
 @torch.no_grad()
 def symptoms(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return how many crops are void all over, and 1 if nothing but background was predicted where there is more.
+    """Return how many crops are void all over, and 1 or 0 for: is more predicted, and is there more, than background?
 
-    For the second, every eighth pixel of every eighth row is looked at.
+    For these two, every eighth pixel of every eighth row is looked at.
 
     Args:
         logits: (N, C, H, W).
@@ -45,8 +44,8 @@ def symptoms(logits: Tensor, labels: Tensor) -> Tensor:
     sample, truth = logits[..., ::8, ::8], labels[..., ::8, ::8]
     something = ((truth != 0) & (truth != IGNORE_INDEX)).any()
     # Ties count as background, which comes first.
-    background = (sample[:, :1] >= sample).all()
-    return torch.stack([void, something & background]).float()
+    other = (sample[:, :1] < sample).any()
+    return torch.stack([void, other, something]).float()
 
 
 class Health:
@@ -67,18 +66,24 @@ class Health:
         self.background = background
         self.collapse_steps = collapse_steps
         self.collapsed = 0
+        self.something = False
         self.void = 0
         self.crops = 0
         self._said: set[str] = set()
 
-    def step(self, step: int, batch: Batch, void: float, collapsed: float) -> None:
+    def step(self, step: int, batch: Batch, void: int, other: bool, something: bool) -> None:
         """Look at what :func:`symptoms` found in a step, counted from 0."""
-        self.void += int(void)
+        self.void += void
         self.crops += len(batch.indices)
         if void == len(batch.indices):
-            self._once("void", f"No crop of step {step + 1} has a labelled pixel ({self.names(batch)}).")
-        self.collapsed = self.collapsed + 1 if collapsed else 0
-        if self.collapsed == self.collapse_steps:
+            self._once(
+                "void",
+                f"No crop of step {step + 1} has a labelled pixel ({self.names(batch)}); enlarge augmentation.crop or"
+                " set augmentation.class_balance.",
+            )
+        self.collapsed = 0 if other else self.collapsed + 1
+        self.something = not other and (self.something or something)
+        if self.collapsed >= self.collapse_steps and self.something:
             self._once(
                 "collapsed",
                 f"For {self.collapsed} steps all pixels have been called {self.background}, though the labels have"

@@ -109,11 +109,11 @@ class Learner:
             watch: Told what takes how long.
 
         Returns:
-            This share's part of the loss, and the two numbers of :func:`fcn_smp.training.health.symptoms`.
+            This share's part of the loss, and the three numbers of :func:`fcn_smp.training.health.symptoms`.
         """
         self._seed(step)
         pieces = self.recipe.trainer.accumulate
-        numbers = torch.zeros(3, device=images.device)
+        numbers = torch.zeros(4, device=images.device)
         for number, piece in enumerate(zip(images.tensor_split(pieces), labels.tensor_split(pieces), strict=True)):
             with self._apart(number < pieces - 1):
                 numbers += self._forward_backward(*piece, normalizer, watch)

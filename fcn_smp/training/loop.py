@@ -58,6 +58,7 @@ class Loop:
         self.recipe = recipe
         self.parts = parts
         self.run = run
+        self.limit = limit
         self.loggers: Sequence[Logger] = ()
         self.state = State()
         options = recipe.trainer
@@ -69,6 +70,7 @@ class Loop:
         ids = [id_ for id_, *_ in parts.train.files]
         self.health = Health(ids, parts.train.classes[0], options.collapse_steps)
         self._pending: _Report | None = None
+        self._last: _Report | None = None
         self._loss = 0.0
         self._stop = self._save = False
 
@@ -107,7 +109,7 @@ class Loop:
         """
         self.display = display
         self.health.warn = display.warn
-        for sentence in check_rates(self.learner.factor, self.steps):
+        for sentence in check_rates(self.learner.factor, self.steps) if self.limit is None else ():
             display.warn(sentence)
         self._started = self._saved = time.monotonic()
         with Interruption() as self.interruption:
@@ -136,7 +138,7 @@ class Loop:
         self.learner.begin_epoch(self.state.epoch)
         end = (self.state.epoch + 1) * self.steps_per_epoch
         # Trying which algorithm is fastest pays off for crops, which are all of one size.
-        with torch.backends.cudnn.flags(benchmark=not self.recipe.trainer.deterministic):
+        with torch.backends.cudnn.flags(enabled=True, benchmark=not self.recipe.trainer.deterministic):
             while self.state.step < end:
                 with self.watch("wait"):
                     batch = next(batches)
@@ -144,6 +146,7 @@ class Loop:
                 if (self._save or self._stop) and self.state.step < end:
                     self._checkpoint()
         self._settle()
+        self._check_weights()
         if self._stop:
             self._checkpoint()
 
@@ -172,13 +175,14 @@ class Loop:
         """Read what an earlier step reported, by now without waiting for the device."""
         if report is None:
             return
-        loss, void, collapsed, stop, save = report.numbers.read()
+        loss, void, other, something, stop, save = report.numbers.read()
         if not math.isfinite(loss):
-            raise NotFinite(loss, report.step, report.batch)
+            raise NotFinite(f"The loss became {loss}", report.step, report.batch)
+        self._last = report
         self._loss += loss
         self._stop |= stop > 0
         self._save |= save > 0
-        self.health.step(report.step, report.batch, void, collapsed)
+        self.health.step(report.step, report.batch, int(void), bool(other), bool(something))
         self.display.step(report.step + 1, self.state.epoch, loss * self.fabric.world_size)
 
     def _settle(self) -> None:
@@ -194,9 +198,16 @@ class Loop:
             self.state.seconds[part] = self.state.seconds.get(part, 0.0) + seconds
         self._loss, self._started = 0.0, now
 
+    def _check_weights(self) -> None:
+        """Make sure that no weight is kept that is not a number: a gradient may be none where the loss still is."""
+        finite = torch.stack([parameter.isfinite().all() for parameter in self.learner.model.parameters()]).all()
+        if self._last and not finite:
+            raise NotFinite("A weight became infinite or nan", self._last.step, self._last.batch)
+
     def _checkpoint(self) -> None:
         """Write the last checkpoint, and stop here if that was asked."""
         self._settle()
+        self._check_weights()
         if self.path and self.fabric.is_global_zero:
             checkpoint.save(self.path, **self.learner.state_dict(), state=self.state)
         self._save, self._saved = False, time.monotonic()

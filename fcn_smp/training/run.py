@@ -121,14 +121,14 @@ def _circumstances(loop: Loop, recipe: Recipe) -> Iterator[str]:
 
 def _explained(error: NotFinite, parts: Parts, loop: Loop, run: Path | None) -> UserError:
     """Return what a user should know of a loss that is no number, and save the batch that led to it."""
-    names = ", ".join(parts.train.files[index][0] for index in error.batch.indices.tolist())
+    ids = [parts.train.files[index][0] for index in error.batch.indices.tolist()]
     saved = ""
     if run:
         path = run / f"not-finite-{error.step + 1}.pt"
-        checkpoint.save(path, **error.batch._asdict(), ids=names.split(", "))
+        checkpoint.save(path, **error.batch._asdict(), ids=ids)
         saved = f" The batch is in {path} (torch.load)."
     return UserError(
-        f"The loss became {error.loss} in epoch {loop.state.epoch + 1}, step {error.step + 1}, with the images {names};"
+        f"{error} in epoch {loop.state.epoch + 1}, step {error.step + 1}, with the images {', '.join(ids)};"
         " lower optimizer.lr and optimizer.encoder_lr, lengthen schedule.warmup_steps or set trainer.gradient_clip."
         f"{saved}"
     )
