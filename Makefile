@@ -5,10 +5,10 @@ STAMP := .venv/.installed
 # Where the demo scenes are written (see fcn_smp/data/demo.py).
 SCENES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fcn_smp/demo-scenes-v1
 
-.PHONY: demo test bench encoders check format constraints clean help
+.PHONY: demo test kill-test bench encoders check format constraints clean help
 
 help: ## Show the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 demo: $(STAMP) ## Train on drawn scenes, score and predict held-out ones (one minute)
 	@run=runs/demo-$$(date +%Y%m%d-%H%M%S) && \
@@ -22,6 +22,9 @@ demo: $(STAMP) ## Train on drawn scenes, score and predict held-out ones (one mi
 
 test: $(STAMP) ## Run the whole test suite
 	$(BIN)/python -m pytest
+
+kill-test: $(STAMP) ## Kill training runs 20 times for each number of processes, and resume them (two minutes)
+	FCN_SMP_KILLS=20 $(BIN)/python -m pytest tests/test_resume.py
 
 check: $(STAMP) ## Check format, style, types and the direction of dependencies
 	$(BIN)/ruff format --check .

@@ -306,10 +306,10 @@ def test_classes_without_a_pixel_are_named(tmp_path, box, ball):
     recipe = write(tmp_path, [scene(box, ball)] * 8)
     missing = [name for name, there in (("box", box), ("ball", ball)) if not there]
     said = complaints(recipe)
-    assert len(said) == len(missing)
-    for line, name in zip(said, missing, strict=True):
+    assert len(said) == bool(missing)
+    for line in said:
         assert str(tmp_path / "pictures/train.txt") in line
-        assert line.endswith(f"not a pixel of the class {name}.")
+        assert line.endswith(f" not a pixel of {', '.join(missing)}.")
 
 
 def test_a_class_in_a_single_image_is_not_missed(tmp_path):

@@ -61,11 +61,9 @@ def build(recipe: Recipe, world: int = 1) -> Parts:
     fingerprints = {"train": train_set.fingerprint(), "val": val_set.fingerprint()}
     counts = cached_counts(train_set, fingerprints["train"])
     model, frozen, usual, notes = build_network(recipe, train_set.classes)
-    notes += [
-        f"The split {recipe.data.train} has not a pixel of the class {name}."
-        for name, pixels in zip(train_set.classes, counts.pixels, strict=True)
-        if not pixels
-    ]
+    missing = [name for name, pixels in zip(train_set.classes, counts.pixels, strict=True) if not pixels]
+    if missing:
+        notes.append(f"The split {recipe.data.train} has not a pixel of {', '.join(missing)}.")
     asked = {key: value for key, value in recipe.preprocessing if value is not None}
     options = recipe.loss
     loss = SegmentationLoss(
