@@ -53,6 +53,7 @@ class Learner:
         )
         self.average = ModelEmaV3(self.model, options.ema, use_warmup=True) if options.ema else None
         self._network: _FabricModule | None = None
+        self._is_sorted = True
 
     def _build_optimizer(self) -> Any:
         options = self.recipe.optimizer
@@ -92,6 +93,10 @@ class Learner:
             # Anew where frozen parts thaw: whose gradients are shared is settled here.
             network: Any = torch.compile(self.model) if self.recipe.trainer.compile else self.model
             self._network = self.fabric.setup_module(network)
+            self._is_sorted = self.fabric.world_size == 1
+        self._set_modes()
+
+    def _set_modes(self) -> None:
         self.model.train()
         for module in self.model.modules():
             parameters = list(module.parameters(recurse=False))
@@ -111,6 +116,8 @@ class Learner:
         Returns:
             This share's part of the loss, and the three numbers of :func:`fcn_smp.training.health.symptoms`.
         """
+        if not self._is_sorted:
+            self._sort_gradients(images)
         self._seed(step)
         pieces = self.recipe.trainer.accumulate
         numbers = torch.zeros(4, device=images.device)
@@ -120,6 +127,18 @@ class Learner:
         with watch("step"):
             self._update(step)
         return numbers
+
+    def _sort_gradients(self, images: Tensor) -> None:
+        """Let DDP choose the order in which it adds gradients up, which it does after its first step.
+
+        That step is none: else the first one of a resumed run would add up in another order than it would have.
+        """
+        assert self._network is not None
+        self.model.eval()
+        self.fabric.backward(self._network(images).sum() * 0)
+        self.optimizer.zero_grad()
+        self._set_modes()
+        self._is_sorted = True
 
     def _seed(self, step: int) -> None:
         """Seed dropout for a step, so that a resumed run draws what it would have drawn."""

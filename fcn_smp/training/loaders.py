@@ -104,6 +104,15 @@ def _loader(samples: Dataset[Batch], workers: int, **options: Any) -> DataLoader
     )
 
 
+def stop_workers(batches: Any) -> None:
+    """End the workers behind an iterator of batches, if there are any.
+
+    Python would end them by the signal that they ignore, and wait.
+    """
+    if hasattr(batches, "_shutdown_workers"):
+        batches._shutdown_workers()
+
+
 def _leave_signals_to_the_run(worker: int) -> None:
     # Ctrl-C and a cluster's SIGTERM go to the workers too, which are needed until the run has stopped.
     for number in (signal.SIGINT, signal.SIGTERM):

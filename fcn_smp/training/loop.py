@@ -19,7 +19,7 @@ from fcn_smp.training import checkpoint
 from fcn_smp.training.checkpoint import State
 from fcn_smp.training.health import Health, NotFinite, check_rates
 from fcn_smp.training.learner import Learner
-from fcn_smp.training.loaders import Batch, training_batches, training_samples
+from fcn_smp.training.loaders import Batch, stop_workers, training_batches, training_samples
 from fcn_smp.training.loggers import Logger
 from fcn_smp.training.parts import Parts
 from fcn_smp.training.processes import Interruption, add_up
@@ -114,9 +114,13 @@ class Loop:
         self._started = self._saved = time.monotonic()
         with Interruption() as self.interruption:
             batches = self._batches()
-            while not self.done:
-                self._train_epoch(batches)
-                self._end_epoch(self._validate() if self._is_validated() else None)
+            try:
+                while not self.done:
+                    self._train_epoch(batches)
+                    self._end_epoch(self._validate() if self._is_validated() else None)
+            finally:
+                stop_workers(batches)
+                self.validation.close()
 
     def _batches(self) -> Iterator[Batch]:
         sampler = StepSampler(
@@ -243,6 +247,8 @@ class Loop:
             self.display.validated(state.step, state.epoch, state.loss / self.steps_per_epoch, scores)
         state.rows.append(self._row(seconds, scores))
         state.begin_epoch()
+        for logger in self.loggers:  # before the checkpoint: what is logged beyond it is logged anew
+            logger.log({key: float(value) for key, value in state.rows[-1].items() if value}, state.step)
         if scores:
             self._keep_best(scores)
             self._checkpoint()
@@ -250,8 +256,6 @@ class Loop:
             write_table(state.rows, self.run / "metrics.csv")
             if scores:
                 draw_curves(state.rows, self.run / "curves.png")
-        for logger in self.loggers:
-            logger.log({key: float(value) for key, value in state.rows[-1].items() if value}, state.step)
 
     def _keep_best(self, scores: Scores) -> None:
         state = self.state

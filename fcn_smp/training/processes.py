@@ -5,13 +5,15 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from torch.distributed import DistError
 
 from fcn_smp.errors import UserError
 from fcn_smp.recipe import Trainer
@@ -36,6 +38,19 @@ def launch(settings: Trainer) -> Fabric:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     try:
+        fabric = _fabric(settings, devices, nodes)
+    except UserError:
+        if int(os.environ.get("RANK", 0)) > 0:  # torchrun's others would say the same
+            sys.exit(2)
+        raise
+    fabric.launch()
+    if not fabric.is_global_zero:
+        warnings.simplefilter("ignore")  # the first process says it
+    return fabric
+
+
+def _fabric(settings: Trainer, devices: int | str, nodes: int) -> Fabric:
+    try:
         fabric = Fabric(
             accelerator=settings.accelerator,
             devices=devices,
@@ -49,10 +64,19 @@ def launch(settings: Trainer) -> Fabric:
         raise UserError("trainer.precision: fp16 needs a GPU; on a CPU bf16 and fp32 do.")
     if settings.sync_batchnorm and fabric.device.type != "cuda":
         raise UserError("trainer.sync_batchnorm works on GPUs alone; leave it out.")
-    fabric.launch()
-    if not fabric.is_global_zero:
-        warnings.simplefilter("ignore")  # the first process says it
     return fabric
+
+
+@contextmanager
+def in_company(fabric: Fabric) -> Iterator[None]:
+    """Turn what is raised when another process has ended into a UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        lost = ("Connection closed", "Connection reset", "Broken pipe", "NCCL", "[c10d]")
+        if fabric.world_size > 1 and (isinstance(error, DistError) or any(word in str(error) for word in lost)):
+            raise UserError("Another process of the run has ended; what it says tells why.") from error
+        raise
 
 
 def together(fabric: Fabric, action: Callable[[], T]) -> T:

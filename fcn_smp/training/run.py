@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from fcn_smp import evaluation
+from fcn_smp.curves import draw_curves
 from fcn_smp.errors import UserError
 from fcn_smp.files import remove_unfinished, whole
 from fcn_smp.model_card import Split, model_card
@@ -22,7 +23,7 @@ from fcn_smp.training.health import NotFinite
 from fcn_smp.training.loggers import open_loggers
 from fcn_smp.training.loop import Loop
 from fcn_smp.training.parts import Parts, build, check_stages
-from fcn_smp.training.processes import add_up, launch, together
+from fcn_smp.training.processes import add_up, in_company, launch, together
 from fcn_smp.training.record import check_directory, read_starts, write_record
 from fcn_smp.training.reports import Display, write_table
 
@@ -44,15 +45,16 @@ def train(recipe: Recipe, run: Path, *, resume: bool, console: Console) -> None:
     """
     fabric = launch(recipe.trainer)
     console.quiet |= not fabric.is_global_zero
-    together(fabric, lambda: check_directory(recipe, run, resume=resume))
-    if fabric.is_global_zero:
-        remove_unfinished(run)
-    if resume and (run / "model").is_dir():
-        console.print(f"{run} is complete; there is nothing to resume.", highlight=False, soft_wrap=True)
-    elif recipe.stages:
-        _train_stages(fabric, recipe, run, console)
-    else:
-        _train_one(fabric, recipe, run, console)
+    with in_company(fabric):
+        together(fabric, lambda: check_directory(recipe, run, resume=resume))
+        if fabric.is_global_zero:
+            remove_unfinished(run)
+        if resume and (run / "model").is_dir():
+            console.print(f"{run} is complete; there is nothing to resume.", highlight=False, soft_wrap=True)
+        elif recipe.stages:
+            _train_stages(fabric, recipe, run, console)
+        else:
+            _train_one(fabric, recipe, run, console)
 
 
 def _train_one(fabric: Fabric, recipe: Recipe, run: Path, console: Console) -> None:
@@ -106,8 +108,6 @@ def _fit(loop: Loop, recipe: Recipe, parts: Parts, console: Console) -> None:
                 f"Parts of {recipe.model.encoder_name} have no gradient; set"
                 " trainer.strategy: ddp_find_unused_parameters_true."
             ) from error
-        if loop.fabric.world_size > 1 and isinstance(error, torch.distributed.DistError):
-            raise UserError("Another process of the run has ended; it says why above.") from error
         raise
 
 
@@ -138,6 +138,7 @@ def _finish(fabric: Fabric, recipe: Recipe, parts: Parts, loop: Loop, run: Path,
     """Score the best weights as ``fcn-smp eval`` does, and save them as a model; that comes last."""
     if fabric.is_global_zero:
         write_table(loop.state.rows, run / "metrics.csv")
+        draw_curves(loop.state.rows, run / "curves.png")
     parts.model.load_state_dict(checkpoint.load(run / "checkpoints" / "best.ckpt")["model"])
     classes = parts.train.classes
     segmenter = Segmenter(parts.model.to(fabric.device), parts.preprocessing, classes, parts.train.palette)

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from fcn_smp.data.labels import IGNORE_INDEX
 from fcn_smp.metrics import ConfusionMatrix, Scores
-from fcn_smp.training.loaders import Batch, validation_batches
+from fcn_smp.training.loaders import Batch, stop_workers, validation_batches
 from fcn_smp.training.parts import Parts
 from fcn_smp.training.processes import Interruption, add_up
 
@@ -47,6 +47,11 @@ class Validation:
                 self.parts.val, self.parts.preprocessing, self.share, self.workers, pin_memory=on_cuda
             )
         return self._batches
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._batches is not None:
+            stop_workers(self._batches._iterator)
 
     @torch.inference_mode()
     def scores(self, model: nn.Module, interruption: Interruption) -> Scores | None:
