@@ -51,7 +51,7 @@ class Deferred:
     """A small tensor on its way from the device, read later, so that the program need not wait for the device now."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
-        self._copy = tensor.detach().to("cpu", non_blocking=True)
+        self._copy = tensor.detach().to("cpu", non_blocking=tensor.is_cuda)
         self._arrived = torch.cuda.Event() if tensor.is_cuda else None  # type: ignore[no-untyped-call]
         if self._arrived:
             self._arrived.record()
