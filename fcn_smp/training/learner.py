@@ -116,10 +116,10 @@ class Learner:
         Returns:
             This share's part of the loss, and the three numbers of :func:`fcn_smp.training.health.symptoms`.
         """
-        if not self._is_sorted:
-            self._sort_gradients(images)
-        self._seed(step)
         pieces = self.recipe.trainer.accumulate
+        if not self._is_sorted:
+            self._sort_gradients(images.tensor_split(pieces)[0])
+        self._seed(step)
         numbers = torch.zeros(4, device=images.device)
         for number, piece in enumerate(zip(images.tensor_split(pieces), labels.tensor_split(pieces), strict=True)):
             with self._apart(number < pieces - 1):
