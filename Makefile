@@ -24,7 +24,7 @@ test: $(STAMP) ## Run the whole test suite
 	$(BIN)/python -m pytest
 
 kill-test: $(STAMP) ## Kill training runs 20 times for each number of processes, and resume them (two minutes)
-	FCN_SMP_KILLS=20 $(BIN)/python -m pytest tests/test_resume.py
+	FCN_SMP_KILLS=20 $(BIN)/python -m pytest tests/test_resume.py -k killed
 
 check: $(STAMP) ## Check format, style, types and the direction of dependencies
 	$(BIN)/ruff format --check .
