@@ -4,6 +4,7 @@ Everything heavy is imported inside the commands, so that help and mistakes are 
 """
 
 import json
+import os
 import shlex
 import sys
 import warnings
@@ -57,6 +58,9 @@ def main() -> None:
         print(f"fcn-smp: {error.filename} cannot be read or written: {error.strerror}.", file=sys.stderr)
         sys.exit(2)
     except Interrupted as stopped:
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            print(f"fcn-smp: {stopped}; the same command with --resume goes on.", file=sys.stderr)
+            sys.exit(130)
         arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
         print(f"fcn-smp: {stopped}; this goes on:\n{shlex.join(['fcn-smp', *arguments, '--resume'])}", file=sys.stderr)
         sys.exit(130)

@@ -23,6 +23,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Byte = Annotated[int, Field(ge=0, le=255)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # A run directory must find its data from wherever it is used.
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
@@ -269,7 +270,7 @@ class Loss(Section):
         {"cross_entropy": 1.0}, description="The losses that are added up, each with its factor.", min_length=1
     )
     class_weights: (
-        Literal["inverse_frequency", "median_frequency", "effective_number"] | list[float] | dict[str, float] | None
+        Literal["inverse_frequency", "median_frequency", "effective_number"] | list[Weight] | dict[str, Weight] | None
     ) = Field(
         None,
         description="Of cross-entropy: computed by a method, one for each class, or by class name (others weigh 1).",
@@ -638,6 +639,7 @@ def _wanted(detail: ErrorDetails) -> str:
         "path_type": "a path",
         "missing": "a longer list",
         "too_long": "a shorter list",
+        "too_short": "not empty",
         "dict_type": "keys and values",
     }
     if detail["type"] in phrases:

@@ -6,6 +6,7 @@ that share a run are told so as ``torchrun`` tells them.
 
 import contextlib
 import csv
+import gc
 import multiprocessing
 import os
 import re
@@ -14,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -64,9 +65,9 @@ class Command:
             )
             for rank in range(world)
         ]
-        with _exported(ENVIRONMENT):
-            for process in self.processes:
-                process.start()
+        _import_everything()
+        for process in self.processes:
+            process.start()
 
     def _joined(self, rank: int) -> Path:
         return self.folder / f"joined-{rank}"
@@ -145,12 +146,15 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-@contextlib.contextmanager
-def _exported(values):
+@cache
+def _import_everything() -> None:
+    """Start the process that all others are forked from, so that none of them has to wait for it."""
     before = dict(os.environ)
-    os.environ.update(values)
+    os.environ.update(ENVIRONMENT)
     try:
-        yield
+        first = CONTEXT.Process(target=gc.collect)
+        first.start()
+        first.join()
     finally:
         os.environ.clear()
         os.environ.update(before)
@@ -158,6 +162,8 @@ def _exported(values):
 
 def _run(rank, world, port, arguments, folder, joined, before):
     os.setsid()  # a group of its own, that can be killed at once
+    # A shell has commands in the background ignore Ctrl-C, and so would this.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name, number in (("out", 1), ("err", 2)):
         file = os.open(folder / f"{name}-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(file, number)

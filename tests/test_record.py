@@ -145,6 +145,9 @@ def test_a_run_starts_where_nothing_is(tmp_path):
     check_directory(recipe, tmp_path / "absent", resume=False)
     check_directory(recipe, tmp_path, resume=False)
     (tmp_path / "notes.txt").write_text("")
+    with one_sentence(tmp_path, "something else than a run", "--output"):
+        check_directory(recipe, tmp_path, resume=False)
+    (tmp_path / "recipe.yaml").write_text(recipe.dump())
     with one_sentence(tmp_path, "holds another run", "--output", "--resume"):
         check_directory(recipe, tmp_path, resume=False)
 

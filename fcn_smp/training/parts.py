@@ -61,6 +61,10 @@ def build(recipe: Recipe, world: int = 1) -> Parts:
     fingerprints = {"train": train_set.fingerprint(), "val": val_set.fingerprint()}
     counts = cached_counts(train_set, fingerprints["train"])
     model, frozen, usual, notes = build_network(recipe, train_set.classes)
+    if not counts.pixels.sum():
+        raise UserError(
+            f"The split {recipe.data.train} has no labelled pixel; fcn-smp data check tells what labels hold."
+        )
     missing = [name for name, pixels in zip(train_set.classes, counts.pixels, strict=True) if not pixels]
     if missing:
         notes.append(f"The split {recipe.data.train} has not a pixel of {', '.join(missing)}.")
@@ -82,8 +86,8 @@ def _check_batch(recipe: Recipe, images: int, world: int) -> None:
         )
     if batch % (world * accumulate):
         raise UserError(
-            f"trainer.batch_size is {batch}; it should be a multiple of {world * accumulate}, for {world} devices that"
-            f" take their share in {accumulate} parts (trainer.accumulate)."
+            f"trainer.batch_size is {batch}; it should be a multiple of {world * accumulate}, for {world}"
+            f" device{'s' * (world > 1)} with trainer.accumulate {accumulate}."
         )
     if images < batch:
         raise UserError(
@@ -177,9 +181,11 @@ def _class_weights(recipe: Recipe, classes: Sequence[str], counts: ClassCounts) 
                 raise UserError(
                     f"loss.class_weights: there is no class {name!r}; the classes are {', '.join(classes)}."
                 )
-        return [asked.get(name, 1.0) for name in classes]
+        asked = [asked.get(name, 1.0) for name in classes]
     if len(asked) != len(classes):
         raise UserError(
             f"loss.class_weights has {len(asked)} numbers; it should have {len(classes)}, one for each class."
         )
+    if not any(asked):
+        raise UserError("loss.class_weights are all 0; one of them at least should be more.")
     return asked

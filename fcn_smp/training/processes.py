@@ -75,7 +75,9 @@ def in_company(fabric: Fabric) -> Iterator[None]:
     except RuntimeError as error:
         lost = ("Connection closed", "Connection reset", "Broken pipe", "NCCL", "[c10d]")
         if fabric.world_size > 1 and (isinstance(error, DistError) or any(word in str(error) for word in lost)):
-            raise UserError("Another process of the run has ended; what it says tells why.") from error
+            raise UserError(
+                "Another process of the run has ended, by a message of its own or killed; --resume goes on."
+            ) from error
         raise
 
 

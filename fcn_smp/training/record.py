@@ -82,13 +82,17 @@ def check_directory(recipe: Recipe, run: Path, *, resume: bool) -> None:
     A run of which there is nothing yet can be resumed: it starts from the beginning.
     """
     if not resume:
-        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        if (run / "recipe.yaml").is_file():
             raise UserError(f"{run} holds another run; name another directory with --output, or go on with --resume.")
+        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+            raise UserError(f"{run} holds something else than a run; name another directory with --output.")
         return
     if _is_bare(run):
         return
     if not (run / "recipe.yaml").is_file():
-        raise UserError(f"{run} cannot be resumed: it has no recipe.yaml; leave out --resume to start anew.")
+        raise UserError(
+            f"{run} cannot be resumed: it holds other files, but no recipe.yaml; name another with --output."
+        )
     try:
         before = _settings(load_recipe(run / "recipe.yaml"))
     except UserError as error:
@@ -98,7 +102,7 @@ def check_directory(recipe: Recipe, run: Path, *, resume: bool) -> None:
         if now.get(key) != before.get(key):
             raise UserError(
                 f"{run} was begun with {key}={before.get(key)}, now it is {now.get(key)}; a run is resumed with the"
-                " recipe that it was begun with."
+                " recipe that it was begun with. To change it, begin another from its model: model.init_from=RUN."
             )
 
 

@@ -51,7 +51,10 @@ def train(recipe: Recipe, run: Path, *, resume: bool, console: Console) -> None:
             remove_unfinished(run)
         if resume and (run / "model").is_dir():
             console.print(f"{run} is complete; there is nothing to resume.", highlight=False, soft_wrap=True)
-        elif recipe.stages:
+            return
+        if resume and not any(run.rglob("last.ckpt")):
+            console.print("There is no checkpoint to go on from; the run begins.", highlight=False, soft_wrap=True)
+        if recipe.stages:
             _train_stages(fabric, recipe, run, console)
         else:
             _train_one(fabric, recipe, run, console)
@@ -61,13 +64,13 @@ def _train_one(fabric: Fabric, recipe: Recipe, run: Path, console: Console) -> N
     last = run / "checkpoints" / "last.ckpt"
     with _determinism(recipe):
         parts, loop = together(fabric, lambda: _build(fabric, recipe, run))
-        together(fabric, lambda: _begin(fabric, recipe, run, parts, loop))
         try:
+            together(fabric, lambda: _begin(fabric, recipe, run, parts, loop))
             _fit(loop, recipe, parts, console)
         except NotFinite as error:
             raise _explained(error, parts, loop, run) from error
         except UserError:
-            if fabric.is_global_zero and not last.exists():
+            if fabric.is_global_zero and not last.exists() and run.exists():
                 shutil.rmtree(run)  # nothing was reached that would be worth keeping or could be resumed
             raise
         finally:
@@ -84,9 +87,22 @@ def _build(fabric: Fabric, recipe: Recipe, run: Path | None, limit: int | None =
 
 
 def _begin(fabric: Fabric, recipe: Recipe, run: Path, parts: Parts, loop: Loop) -> None:
-    if fabric.is_global_zero:
-        write_record(recipe, run, fingerprints=parts.fingerprints)
-        loop.loggers = open_loggers(recipe.trainer.loggers, run, recipe, loop.state.step)
+    if not fabric.is_global_zero:
+        return
+    _refuse_other_data(run, parts, loop)
+    precision = getattr(fabric.strategy.precision, "precision", None)
+    write_record(recipe, run, fingerprints=parts.fingerprints, device=str(fabric.device), precision=precision)
+    loop.loggers = open_loggers(recipe.trainer.loggers, run, recipe, loop.state.step)
+
+
+def _refuse_other_data(run: Path, parts: Parts, loop: Loop) -> None:
+    before = [start["fingerprints"] for start in read_starts(run) if "fingerprints" in start]
+    for role, fingerprint in parts.fingerprints.items() if loop.state.step and before else ():
+        if before[-1].get(role, fingerprint) != fingerprint:
+            raise UserError(
+                f"{run} cannot be resumed, since the images or labels of data.{role} have changed; bring them back, or"
+                " begin anew with another --output."
+            )
 
 
 def _fit(loop: Loop, recipe: Recipe, parts: Parts, console: Console) -> None:
@@ -96,6 +112,10 @@ def _fit(loop: Loop, recipe: Recipe, parts: Parts, console: Console) -> None:
     try:
         with display:
             loop.fit(display)
+        if loop.state.epoch < recipe.trainer.epochs:
+            console.print(
+                f"Ended after epoch {loop.state.epoch}: {loop.state.worse} validations without a better mean IU."
+            )
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
@@ -112,9 +132,13 @@ def _fit(loop: Loop, recipe: Recipe, parts: Parts, console: Console) -> None:
 
 
 def _circumstances(loop: Loop, recipe: Recipe) -> Iterator[str]:
-    batch, devices = recipe.trainer.batch_size, loop.fabric.world_size
-    if devices > 1:
-        yield f"{batch} images a step, {batch // devices} on each of {devices} devices."
+    batch, fabric = recipe.trainer.batch_size, loop.fabric
+    millions = sum(parameter.numel() for parameter in loop.parts.model.parameters()) / 1e6
+    precision = getattr(fabric.strategy.precision, "precision", "")
+    yield (
+        f"{loop.parts.model.name} with {millions:.1f} million weights on {fabric.world_size} x {fabric.device.type} in"
+        f" {precision}: {loop.steps_per_epoch} steps an epoch, {batch} images a step."
+    )
     if loop.state.step:
         yield f"Goes on after step {loop.state.step} of {loop.steps}, in epoch {loop.state.epoch + 1}."
 
