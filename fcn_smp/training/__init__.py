@@ -1,1 +1,1 @@
-"""Training with Lightning, which nothing outside this room imports."""
+"""Training with Lightning Fabric, which nothing outside this room imports."""

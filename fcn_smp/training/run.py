@@ -76,7 +76,7 @@ def _train_one(fabric: Fabric, recipe: Recipe, run: Path, console: Console) -> N
         finally:
             for logger in loop.loggers:
                 logger.close()
-        _finish(fabric, recipe, parts, loop, run, console)
+        _finish(fabric, recipe, parts, loop, run)
 
 
 def _build(fabric: Fabric, recipe: Recipe, run: Path | None, limit: int | None = None) -> tuple[Parts, Loop]:
@@ -113,9 +113,8 @@ def _fit(loop: Loop, recipe: Recipe, parts: Parts, console: Console) -> None:
         with display:
             loop.fit(display)
         if loop.state.epoch < recipe.trainer.epochs:
-            console.print(
-                f"Ended after epoch {loop.state.epoch}: {loop.state.worse} validations without a better mean IU."
-            )
+            worse = loop.state.worse
+            console.print(f"Ended after epoch {loop.state.epoch}: {worse} validations without a better mean IU.")
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
@@ -158,7 +157,7 @@ def _explained(error: NotFinite, parts: Parts, loop: Loop, run: Path | None) -> 
     )
 
 
-def _finish(fabric: Fabric, recipe: Recipe, parts: Parts, loop: Loop, run: Path, console: Console) -> None:
+def _finish(fabric: Fabric, recipe: Recipe, parts: Parts, loop: Loop, run: Path) -> None:
     """Score the best weights as ``fcn-smp eval`` does, and save them as a model; that comes last."""
     if fabric.is_global_zero:
         write_table(loop.state.rows, run / "metrics.csv")
