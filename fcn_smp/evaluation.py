@@ -1,7 +1,5 @@
 """Scores of a trained model on a data set, at native size."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +11,7 @@ import torch
 from fcn_smp.data.dataset import SegmentationDataset
 from fcn_smp.data.labels import IGNORE_INDEX
 from fcn_smp.errors import UserError
-from fcn_smp.files import write_text
+from fcn_smp.files import write_csv, write_text
 from fcn_smp.metrics import ConfusionMatrix, Scores
 from fcn_smp.segmenter import Segmenter
 
@@ -62,11 +60,7 @@ def summary(scores: Scores, classes: Sequence[str], **about: Any) -> dict[str, A
 def write(summary: dict[str, Any], directory: Path) -> None:
     """Write ``scores.json`` and ``per_class.csv``; scores of an earlier call are replaced."""
     write_text(directory / "scores.json", json.dumps(summary, indent=2) + "\n")
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, summary["per_class"][0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(summary["per_class"])
-    write_text(directory / "per_class.csv", table.getvalue())
+    write_csv(directory / "per_class.csv", summary["per_class"][0], summary["per_class"])
 
 
 def _number(value: float) -> float | None:

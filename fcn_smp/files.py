@@ -1,11 +1,14 @@
 """Files and folders that appear under their name only when they are whole."""
 
+import csv
+import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 UNFINISHED = ".unfinished"
 
@@ -40,6 +43,15 @@ def write_text(path: Path, content: str) -> None:
     """Write a text file at once."""
     with named(path), whole(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
+
+
+def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table with a line of column names at once."""
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, table.getvalue())
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """What goes wrong in training without an error, said at once."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -52,16 +51,14 @@ class Health:
     """Watches the steps of one process.
 
     Args:
+        warn: Called with a sentence for each thing that is wrong.
         ids: What the training images are called.
         background: Name of the first class.
         collapse_steps: Steps in a row with nothing but background that are worth a warning.
-
-    Attributes:
-        warn: Called with a sentence for each thing that is wrong.
     """
 
-    def __init__(self, ids: Sequence[str], background: str, collapse_steps: int) -> None:
-        self.warn: Callable[[str], None] = print
+    def __init__(self, warn: Callable[[str], None], ids: Sequence[str], background: str, collapse_steps: int) -> None:
+        self.warn = warn
         self.ids = ids
         self.background = background
         self.collapse_steps = collapse_steps
@@ -119,12 +116,10 @@ class Health:
 
 def check_rates(factor: Callable[[int], float], steps: int) -> list[str]:
     """Return what is wrong with a schedule of so many steps, given the rate's factor at each."""
-    factors = [factor(step) for step in range(steps)]
-    if not all(map(math.isfinite, factors)) or max(factors) <= 0:
-        return ["The learning rate is zero in all steps: nothing would be learned."]
-    if max(factors) < 1:
+    highest = max(factor(step) for step in range(steps))
+    if highest < 1:
         return [
-            f"The learning rate gets no further than {max(factors):.0%} of what the recipe says, since"
+            f"The learning rate gets no further than {highest:.0%} of what the recipe says, since"
             f" schedule.warmup_steps is more than the {steps} steps of the run."
         ]
     return []

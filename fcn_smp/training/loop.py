@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from fcn_smp.curves import draw_curves
 from fcn_smp.data.sampling import StepSampler
 from fcn_smp.errors import Interrupted
+from fcn_smp.files import write_csv
 from fcn_smp.metrics import Scores
 from fcn_smp.recipe import Recipe
 from fcn_smp.training import checkpoint
@@ -23,7 +24,7 @@ from fcn_smp.training.loaders import Batch, stop_workers, training_batches, trai
 from fcn_smp.training.loggers import Logger
 from fcn_smp.training.parts import Parts
 from fcn_smp.training.processes import Interruption, add_up
-from fcn_smp.training.reports import COLUMNS, SCORES, Display, draw_samples, write_table
+from fcn_smp.training.reports import COLUMNS, SCORES, Display, draw_samples
 from fcn_smp.training.stopwatch import Deferred, Stopwatch
 from fcn_smp.training.validation import Validation
 
@@ -67,8 +68,6 @@ class Loop:
         self.learner = Learner(fabric, recipe, parts, self.steps_per_epoch)
         self.validation = Validation(fabric, parts, options.workers, options.samples, limit)
         self.watch = Stopwatch(fabric.device)
-        ids = [id_ for id_, *_ in parts.train.files]
-        self.health = Health(ids, parts.train.classes[0], options.collapse_steps)
         self._pending: _Report | None = None
         self._last: _Report | None = None
         self._loss = 0.0
@@ -108,7 +107,12 @@ class Loop:
             UserError: A file is damaged, or cannot be written.
         """
         self.display = display
-        self.health.warn = display.warn
+        self.health = Health(
+            display.warn,
+            [id_ for id_, *_ in self.parts.train.files],
+            self.parts.train.classes[0],
+            self.recipe.trainer.collapse_steps,
+        )
         for sentence in check_rates(self.learner.factor, self.steps) if self.limit is None else ():
             display.warn(sentence)
         self._started = self._saved = time.monotonic()
@@ -253,7 +257,7 @@ class Loop:
             self._keep_best(scores)
             self._checkpoint()
         if self.run and self.fabric.is_global_zero:
-            write_table(state.rows, self.run / "metrics.csv")
+            write_csv(self.run / "metrics.csv", COLUMNS, state.rows)
             if scores:
                 draw_curves(state.rows, self.run / "curves.png")
 

@@ -29,8 +29,7 @@ def launch(settings: Trainer) -> Fabric:
     Raises:
         UserError: There are no such devices.
     """
-    for name in ("lightning.fabric", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning_fabric")
     devices: int | str = settings.devices
     nodes = settings.num_nodes

@@ -1,7 +1,5 @@
 """What a run writes and shows while it goes on."""
 
-import csv
-import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +12,6 @@ from torch import Tensor
 
 from fcn_smp.data.dataset import SegmentationDataset
 from fcn_smp.drawing import panel, save_image
-from fcn_smp.files import write_text
 from fcn_smp.metrics import Scores
 from fcn_smp.training.stopwatch import PARTS
 
@@ -23,15 +20,7 @@ COLUMNS = (
     "epoch", "step", "seconds", "lr", "train_loss", *SCORES,
     "images_per_second", *(f"{part}_seconds" for part in PARTS), "peak_memory_gib",
 )  # fmt: skip
-
-
-def write_table(rows: Sequence[dict[str, str]], path: Path) -> None:
-    """Write ``metrics.csv``: one row for each epoch, with scores where it was validated."""
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, table.getvalue())
+"""Of ``metrics.csv``, which has a row for each epoch, with scores where it was validated."""
 
 
 def draw_samples(

@@ -14,7 +14,7 @@ from rich.console import Console
 from fcn_smp import evaluation
 from fcn_smp.curves import draw_curves
 from fcn_smp.errors import UserError
-from fcn_smp.files import remove_unfinished, whole
+from fcn_smp.files import remove_unfinished, whole, write_csv
 from fcn_smp.model_card import Split, model_card
 from fcn_smp.recipe import Recipe
 from fcn_smp.segmenter import Segmenter
@@ -25,7 +25,7 @@ from fcn_smp.training.loop import Loop
 from fcn_smp.training.parts import Parts, build, check_stages
 from fcn_smp.training.processes import add_up, in_company, launch, together
 from fcn_smp.training.record import check_directory, read_starts, write_record
-from fcn_smp.training.reports import Display, write_table
+from fcn_smp.training.reports import COLUMNS, Display
 
 
 def train(recipe: Recipe, run: Path, *, resume: bool, console: Console) -> None:
@@ -90,7 +90,7 @@ def _begin(fabric: Fabric, recipe: Recipe, run: Path, parts: Parts, loop: Loop) 
     if not fabric.is_global_zero:
         return
     _refuse_other_data(run, parts, loop)
-    precision = getattr(fabric.strategy.precision, "precision", None)
+    precision = fabric.strategy.precision.precision
     write_record(recipe, run, fingerprints=parts.fingerprints, device=str(fabric.device), precision=precision)
     loop.loggers = open_loggers(recipe.trainer.loggers, run, recipe, loop.state.step)
 
@@ -133,7 +133,7 @@ def _fit(loop: Loop, recipe: Recipe, parts: Parts, console: Console) -> None:
 def _circumstances(loop: Loop, recipe: Recipe) -> Iterator[str]:
     batch, fabric = recipe.trainer.batch_size, loop.fabric
     millions = sum(parameter.numel() for parameter in loop.parts.model.parameters()) / 1e6
-    precision = getattr(fabric.strategy.precision, "precision", "")
+    precision = fabric.strategy.precision.precision
     yield (
         f"{loop.parts.model.name} with {millions:.1f} million weights on {fabric.world_size} x {fabric.device.type} in"
         f" {precision}: {loop.steps_per_epoch} steps an epoch, {batch} images a step."
@@ -160,13 +160,12 @@ def _explained(error: NotFinite, parts: Parts, loop: Loop, run: Path | None) -> 
 def _finish(fabric: Fabric, recipe: Recipe, parts: Parts, loop: Loop, run: Path) -> None:
     """Score the best weights as ``fcn-smp eval`` does, and save them as a model; that comes last."""
     if fabric.is_global_zero:
-        write_table(loop.state.rows, run / "metrics.csv")
+        write_csv(run / "metrics.csv", COLUMNS, loop.state.rows)
         draw_curves(loop.state.rows, run / "curves.png")
     parts.model.load_state_dict(checkpoint.load(run / "checkpoints" / "best.ckpt")["model"])
     classes = parts.train.classes
     segmenter = Segmenter(parts.model.to(fabric.device), parts.preprocessing, classes, parts.train.palette)
-    share = range(len(parts.val))[fabric.global_rank :: fabric.world_size]
-    confusion = evaluation.evaluate(segmenter, parts.val, share=share)
+    confusion = evaluation.evaluate(segmenter, parts.val, share=loop.validation.share)
     confusion.counts = add_up(fabric, confusion.counts.to(fabric.device)).cpu()
     if fabric.is_global_zero:
         split = recipe.data.val
