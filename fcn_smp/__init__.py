@@ -19,9 +19,29 @@ if TYPE_CHECKING:
 
     from fcn_smp.models.dilated import DilatedFCN
     from fcn_smp.models.fcn import FCN2s, FCN4s, FCN8s, FCN16s, FCN32s
+    from fcn_smp.models.origins.classic_unet import ClassicUNet
+    from fcn_smp.models.origins.feature_fcn import FeatureFCN2s, FeatureFCN8s
+    from fcn_smp.models.origins.plain_fcn import PlainFCN
+    from fcn_smp.models.origins.simplified_unet import SimplifiedUNet
+    from fcn_smp.models.origins.transfer_fcn import TransferFCN
 
 __version__ = version("fcn_smp")
-__all__ = ["DilatedFCN", "FCN2s", "FCN4s", "FCN8s", "FCN16s", "FCN32s", "__version__", "from_pretrained"]
+__all__ = [
+    "ClassicUNet",
+    "DilatedFCN",
+    "FCN2s",
+    "FCN4s",
+    "FCN8s",
+    "FCN16s",
+    "FCN32s",
+    "FeatureFCN2s",
+    "FeatureFCN8s",
+    "PlainFCN",
+    "SimplifiedUNet",
+    "TransferFCN",
+    "__version__",
+    "from_pretrained",
+]
 
 # SMP takes seconds to import, so it is not imported here: the command line answers at once, and in user code the
 # hook runs right after SMP's import, or now if SMP is there already.

@@ -33,6 +33,8 @@ class Preprocessing(NamedTuple):
     input_space: Literal["RGB", "BGR"] = "RGB"
     input_range: tuple[float, float] = (0, 1)
     """Smallest and largest value of a channel before the mean is subtracted: (0, 1) or (0, 255)."""
+    resize: tuple[int, int] | None = None
+    """Height and width to which every image is stretched, in pixels; None: the network sees it at its own size."""
 
 
 def resolve_encoder_name(name: str) -> str:
@@ -88,6 +90,8 @@ def build_encoder(name: str, *, in_channels: int, depth: int, weights: str | Non
     unknown = [key for key in kwargs if key != "output_stride"]
     if unknown and smp_name in smp.encoders.encoders:  # which would take anything and pass over it
         raise ValueError(f"Encoder {name!r} of SMP takes no argument {unknown[0]!r}; output_stride is the only one.")
+    if named and not smp.encoders.encoders.get(smp_name, {}).get("pretrained_settings", True):
+        raise ValueError(f"Encoder {name!r} has no pretrained weights; set encoder_weights to None (null in a recipe).")
     try:
         if smp_name.startswith("tu-"):
             encoder = TimmEncoder(

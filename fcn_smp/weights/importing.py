@@ -9,7 +9,7 @@ from fcn_smp.data.voc import VOCSegmentation, voc_palette
 from fcn_smp.errors import UserError
 from fcn_smp.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from fcn_smp.models.pretrained import read_state_dict
-from fcn_smp.registry import ARCHITECTURES
+from fcn_smp.registry import FCNS
 from fcn_smp.segmenter import Segmenter
 from fcn_smp.weights.caffe import read_caffemodel
 from fcn_smp.weights.class_names import PASCAL_CONTEXT, SIFT_FLOW
@@ -154,8 +154,8 @@ def _skip_scales(layers: Layers, at_once: bool) -> list[float] | None:
 def _import_own(path: Path, arch: str | None, at_once: bool) -> Imported:
     source = Segmenter.load(path)
     found = type(source.model).__name__.lower()
-    if found not in ARCHITECTURES:
-        raise UserError(f"{path} is a {found}; only {', '.join(ARCHITECTURES)} turn into each other.")
+    if found not in FCNS:
+        raise UserError(f"{path} is a {found}; only {', '.join(FCNS)} turn into each other.")
     decoder: Any = source.model.decoder
     if at_once and all(scale == 1 for scale in decoder.skip_scales):
         raise UserError(f"{path} has no skip scales that --at-once could keep.")
@@ -165,7 +165,7 @@ def _import_own(path: Path, arch: str | None, at_once: bool) -> Imported:
         return Imported(source, f"an {found} of fcn_smp", [])
     config = {key: value for key, value in source.model.config.items() if not key.startswith("_")}
     try:
-        model = ARCHITECTURES[_checked(arch, path)](**config)
+        model = FCNS[_checked(arch, path)](**config)
     except ValueError as error:
         raise UserError(f"{path} cannot become an {arch}: {error}") from error
     transfer(source.model, model)
@@ -175,8 +175,8 @@ def _import_own(path: Path, arch: str | None, at_once: bool) -> Imported:
 
 
 def _checked(arch: str | None, source: object) -> str:
-    if arch not in ARCHITECTURES:
-        raise UserError(f"{source}: there is no network {arch!r}; it may be one of {', '.join(ARCHITECTURES)}.")
+    if arch not in FCNS:
+        raise UserError(f"{source}: there is no network {arch!r}; it may be one of {', '.join(FCNS)}.")
     return arch
 
 

@@ -14,7 +14,7 @@ from fcn_smp.errors import UserError
 from fcn_smp.models.fcn import FCN
 from fcn_smp.models.pretrained import as_convolution
 from fcn_smp.models.upsampling import bilinear_kernel
-from fcn_smp.registry import ARCHITECTURES
+from fcn_smp.registry import FCNS
 
 CONVS = [f"conv{block}_{k}" for block, count in enumerate((2, 2, 3, 3, 3), 1) for k in range(1, count + 1)]
 
@@ -117,14 +117,12 @@ def build(
     skips = [] if classifier else _SKIPS[arch]
     kernels = [_upsampling(layers, name, classes, 2) for _, name in skips]
     fixed = all(_is_bilinear(kernel) for kernel in kernels)
-    if not classifier and not _is_bilinear(
-        _upsampling(layers, _LAST[arch], classes, ARCHITECTURES[arch].finest_stride)
-    ):
+    if not classifier and not _is_bilinear(_upsampling(layers, _LAST[arch], classes, FCNS[arch].finest_stride)):
         raise UserError(
             f"{layers.source}: {_LAST[arch]}.weight is not bilinear interpolation, which is all that the last"
             " upsampling here does."
         )
-    model: FCN = ARCHITECTURES[arch](
+    model: FCN = FCNS[arch](
         encoder_name="vgg16",
         encoder_weights=None,
         decoder_alignment=alignment,

@@ -10,7 +10,7 @@ from fcn_smp.models.dilated import DilatedFCN
 from fcn_smp.models.fcn import FCN
 from fcn_smp.models.hidden import transplant
 from fcn_smp.models.pretrained import in_caffe_names
-from fcn_smp.registry import ARCHITECTURES
+from fcn_smp.registry import FCNS
 from fcn_smp.weights.layers import Layers
 
 _DILATED_KEYS = {
@@ -80,7 +80,7 @@ def build_from_classifier(state: dict[str, Tensor], path: Path, arch: str) -> tu
         classifier[f"{name}.weight"] = layers.take(f"{name}.weight", shape)
         classifier[f"{name}.bias"] = layers.take(f"{name}.bias", shape[:1])
     try:
-        model: FCN = ARCHITECTURES[arch](
+        model: FCN = FCNS[arch](
             encoder_name=encoders[len(convs)] + "_bn" * norm,
             encoder_weights=str(path.absolute()),
             decoder_hidden_weights=None,
