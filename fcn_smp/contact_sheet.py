@@ -46,7 +46,7 @@ def _augmentation(recipe: Recipe, dataset: SegmentationDataset) -> Callable[[int
     from fcn_smp.training.loaders import training_samples
 
     # Not that of the weights, which may have to be fetched: it is undone, and but colours the padding.
-    preprocessing = encoder_preprocessing(recipe.model.encoder_name)
+    preprocessing = encoder_preprocessing(recipe.model.encoder_name)._replace(resize=recipe.preprocessing.resize)
     samples = training_samples(recipe, dataset, preprocessing)
     preprocess = Preprocess(*preprocessing)
 

@@ -23,7 +23,7 @@ from fcn_smp.errors import UserError
 from fcn_smp.files import whole
 from fcn_smp.models.any_size import Padded
 from fcn_smp.models.encoder import Preprocessing
-from fcn_smp.segmenter import Segmenter
+from fcn_smp.segmenter import Segmenter, logit
 
 TOLERANCE = 1e-4
 """How far a logit may be off, relative to the largest one; docs/export.md has the measurements behind it."""
@@ -58,7 +58,8 @@ def export(
 
     Its input is ``image``, float32 (N, C, H, W), normalised as ``segmenter.preprocessing`` says. Its output is
     ``logits``, float32 (N, classes, H, W), what the network gives, without the image's classes of ``aux_params``. The
-    file also holds, as JSON, the ``classes``, their ``colors`` and the ``preprocessing`` that is left to the caller.
+    file also holds, as JSON, the ``classes``, their ``colors``, the ``threshold`` of a single logit, and the
+    ``preprocessing`` that is left to the caller. Where that is to ``resize`` the image, the logits are of that size.
 
     Args:
         segmenter: The network with its preprocessing and classes, on the CPU.
@@ -66,7 +67,7 @@ def export(
         format: ``"onnx"`` or ``"torch_export"``.
         with_preprocessing: Let ``image`` be uint8 (N, 3, H, W), RGB, from 0 to 255.
         argmax: Let the output be ``labels`` (N, H, W), the most likely class of each pixel, uint8 for up to 256
-            classes, else int64. Of a single class it is 1 where that is more likely than not.
+            classes, else int64. Of a single logit it is 1 where the probability is above ``segmenter.threshold``.
 
     Raises:
         UserError: The file is there or misnamed, a package is missing, or the network cannot be exported.
@@ -117,6 +118,7 @@ class _Graph(nn.Module):
         self.prepare = _Prepare(segmenter.preprocessing) if with_preprocessing else nn.Identity()
         self.model = segmenter.model
         self.argmax = argmax
+        self.least = logit(segmenter.threshold)
         self.input = torch.uint8 if with_preprocessing else torch.float32
         self.output = "labels" if argmax else "logits"
 
@@ -126,7 +128,7 @@ class _Graph(nn.Module):
         if not self.argmax:
             return logits
         if logits.shape[1] == 1:
-            return (logits[:, 0] > 0).to(torch.uint8)
+            return (logits[:, 0] > self.least).to(torch.uint8)
         return logits.argmax(1).to(torch.uint8 if logits.shape[1] <= 256 else torch.int64)
 
 
@@ -152,7 +154,7 @@ def _random_image(segmenter: Segmenter, dtype: torch.dtype, batch: int, height: 
     shape = (batch, _channels(segmenter), height, width)
     if dtype == torch.uint8:
         return torch.randint(256, shape, dtype=dtype, generator=generator)
-    mean, std, _, (_, high) = segmenter.preprocessing
+    mean, std, _, (_, high), _ = segmenter.preprocessing
     return (high * torch.rand(shape, generator=generator) - sum(mean) / len(mean)) / (sum(std) / len(std))
 
 
@@ -167,6 +169,7 @@ def _about(segmenter: Segmenter, with_preprocessing: bool) -> dict[str, str]:
         "colors": segmenter.palette[: len(segmenter.classes)].tolist(),
         "preprocessing": None if with_preprocessing else segmenter.preprocessing._asdict(),
     }
+    about |= segmenter.chosen
     return {key: json.dumps(value) for key, value in about.items()}
 
 
@@ -274,6 +277,12 @@ def _checked(segmenter: Segmenter, path: Path, format: str, with_preprocessing: 
         raise UserError(
             f"{segmenter.model.name} takes {_channels(segmenter)} channels, and its preprocessing is for 3."
         )
+    if with_preprocessing and segmenter.preprocessing.resize:
+        size = "x".join(map(str, segmenter.preprocessing.resize))
+        raise UserError(
+            f"{segmenter.model.name} sees every image stretched to {size}, which the exported graph does not do; leave"
+            " --with-preprocessing out."
+        )
     tensors = [*segmenter.model.parameters(), *segmenter.model.buffers()]
     if any(tensor.device.type != "cpu" for tensor in tensors):
         raise UserError("The network must be on the CPU; Segmenter.load puts it there.")
@@ -323,7 +332,7 @@ def _compare(
         raise MismatchError(
             f"The exported graph does not take {what}, so no file was written: {_reason(error)}."
         ) from error
-    difference, differing = _difference(given, logits, graph.argmax)
+    difference, differing = _difference(given, logits, graph)
     largest = logits.abs().max().item()
     # Put so that NaN is no agreement.
     if not difference <= TOLERANCE * largest:
@@ -342,17 +351,17 @@ def _expected(segmenter: Segmenter, image: Tensor) -> Tensor:
     return _logits(segmenter.model, image)
 
 
-def _difference(given: Tensor, logits: Tensor, argmax: bool) -> tuple[float, int]:
+def _difference(given: Tensor, logits: Tensor, graph: _Graph) -> tuple[float, int]:
     """Hold the graph's output against the network's logits (N, classes, H, W); count the labels that differ.
 
     A wrong label is as far off as the logit of its class lies below the best.
     """
-    if given.shape != (logits[:, 0] if argmax else logits).shape:
+    if given.shape != (logits[:, 0] if graph.argmax else logits).shape:
         return math.inf, 0
-    if not argmax:
+    if not graph.argmax:
         return (given - logits).abs().max().item(), 0
     if logits.shape[1] == 1:
-        logits = torch.cat([torch.zeros_like(logits), logits], 1)
+        logits = torch.cat([torch.full_like(logits, graph.least), logits], 1)
     best, labels = logits.max(1)
     chosen = logits.gather(1, given.long()[:, None])[:, 0]
     return (best - chosen).max().item(), int((given != labels).sum())

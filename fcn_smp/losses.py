@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 import torch
 import torch.nn.functional as F
-from segmentation_models_pytorch.losses import MULTICLASS_MODE, DiceLoss, LovaszLoss
+from segmentation_models_pytorch.losses import BINARY_MODE, MULTICLASS_MODE, DiceLoss, LovaszLoss
 from torch import Tensor, nn
 
 Term = Literal["cross_entropy", "dice", "lovasz", "focal"]
@@ -22,6 +22,10 @@ class SegmentationLoss(nn.Module):
     * ``lovasz``: the Lovász-Softmax over the batch, averaged over the classes with a pixel (Berman et al., CVPR 2018).
     * ``focal``: of the sigmoid of each class against the rest, averaged over labelled pixels and classes (Lin et al.,
       ICCV 2017, without their alpha).
+
+    With ``binary``, of a single logit (N, 1, H, W) for class 1 against class 0, they are those of the sigmoid:
+    cross-entropy is binary cross-entropy, Dice and focal are those of class 1, Lovász is the hinge (Berman et al.,
+    section 2.3).
 
     A batch without a labelled pixel gives 0 and zero gradients.
 
@@ -41,6 +45,7 @@ class SegmentationLoss(nn.Module):
             weights included, chosen in each piece by itself (Shrivastava et al., CVPR 2016; for pixels Wu et al., 2016,
             arXiv:1605.06885). None: all.
         focal_gamma: Exponent of the focal loss, at least 0; the larger, the less do easy pixels count.
+        binary: Whether there is a single logit.
     """
 
     weight: Tensor | None
@@ -56,6 +61,7 @@ class SegmentationLoss(nn.Module):
         reduction: Literal["mean", "sum"] = "mean",
         ohem: float | None = None,
         focal_gamma: float = 2.0,
+        binary: bool = False,
     ) -> None:
         super().__init__()
         weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
@@ -69,8 +75,10 @@ class SegmentationLoss(nn.Module):
         self.reduction = reduction
         self.ohem = ohem
         self.focal_gamma = focal_gamma
-        self.dice = DiceLoss(MULTICLASS_MODE, ignore_index=ignore_index)
-        self.lovasz = LovaszLoss(MULTICLASS_MODE, ignore_index=ignore_index)
+        self.binary = binary
+        mode = BINARY_MODE if binary else MULTICLASS_MODE
+        self.dice = DiceLoss(mode, ignore_index=ignore_index)
+        self.lovasz = LovaszLoss(mode, ignore_index=ignore_index)
 
     def normalizer(self, target: Tensor) -> Tensor:
         """Return by what cross-entropy's sum over labels (N, H, W) is divided, a float32 scalar.
@@ -86,7 +94,7 @@ class SegmentationLoss(nn.Module):
         """Return the loss, a scalar.
 
         Args:
-            logits: (N, C, H, W).
+            logits: (N, C, H, W), or with ``binary`` (N, 1, H, W).
             target: int64 labels (N, H, W).
             normalizer: Sum of :meth:`normalizer` over the pieces of which this is one. None: of this piece alone. A
                 sum over pixels does not need it.
@@ -108,6 +116,8 @@ class SegmentationLoss(nn.Module):
         return value.sum()  # SMP's Lovász of no pixel is a tensor of no element
 
     def _cross_entropy(self, logits: Tensor, target: Tensor, normalizer: Tensor | None) -> Tensor:
+        if self.binary:  # the softmax of 0 and a logit is the sigmoid of the logit
+            logits = torch.cat([torch.zeros_like(logits), logits], 1)
         # Images as rows of pixels: for maps (N, C, H, W) torch has no deterministic kernel on CUDA.
         losses = F.cross_entropy(
             logits.movedim(1, -1).flatten(0, -2),
@@ -139,7 +149,7 @@ class SegmentationLoss(nn.Module):
         # As SMP's FocalLoss, which is NaN without a labelled pixel, and whose gradient is NaN for sure pixels if gamma
         # is below 1: the power is taken of the logarithm here, which is never 0.
         labelled = target != self.ignore_index
-        classes = torch.arange(logits.shape[1], device=logits.device).view(-1, 1, 1)
+        classes = torch.arange(logits.shape[1], device=logits.device).view(-1, 1, 1) + self.binary
         wrong = torch.where(target.unsqueeze(1) == classes, -logits, logits)
         losses = (self.focal_gamma * F.logsigmoid(wrong)).exp() * F.softplus(wrong)
         return (losses.mean(1) * labelled).sum() / _or_infinity(labelled.sum())

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import yaml
@@ -120,13 +120,20 @@ def _front_matter(recipe: Recipe, summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _description(recipe: Recipe, classes: int) -> str:
-    stride = recipe.model.arch.removeprefix("fcn").removesuffix("s")
-    beyond = "" if stride in ("32", "16", "8") else ", carried on to a finer stride than in the paper"
     return (
-        f"FCN-{stride}s of Long, Shelhamer and Darrell, {_PAPER} (CVPR 2015){beyond}, with the encoder"
+        f"{_network(recipe.model.arch)}, with the encoder"
         f" {_escape(_public(recipe.model.encoder_name, 'encoder_name'))}, for semantic segmentation into {classes}"
         " classes.\n"
     )
+
+
+def _network(arch: str) -> str:
+    of_the_paper = re.fullmatch(r"fcn(\d+)s", arch)
+    if not of_the_paper:
+        return f"A network of fcn_smp's kind `{arch}`"
+    stride = of_the_paper[1]
+    beyond = "" if stride in ("32", "16", "8") else ", carried on to a finer stride than in the paper"
+    return f"FCN-{stride}s of Long, Shelhamer and Darrell, {_PAPER} (CVPR 2015){beyond}"
 
 
 def _scores(recipe: Recipe, summary: Mapping[str, Any]) -> str:
@@ -138,6 +145,7 @@ def _scores(recipe: Recipe, summary: Mapping[str, Any]) -> str:
         "| metric | value |",
         "|---|---:|",
         *(f"| {name} | {_percent(summary[key])} |" for key, (_, name) in _METRICS.items()),
+        *_binary_scores(summary),
         "",
         "| | class | IU | accuracy | pixels |",
         "|---:|---|---:|---:|---:|",
@@ -146,6 +154,15 @@ def _scores(recipe: Recipe, summary: Mapping[str, Any]) -> str:
         scores = f"{_percent(row['iu'])} | {_percent(row['accuracy'])} | {row['pixels']:,}"
         lines.append(f"| {number} | {_escape(row['class'])} | {scores} |")
     return "\n".join(lines) + "\n"
+
+
+def _binary_scores(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the rows of the second of two classes."""
+    for name, value in summary.get("binary", {}).items():
+        if name in ("precision", "recall", "f1"):
+            yield f"| {name.capitalize()} of {_escape(summary['binary']['class'])} | {_percent(value)} |"
+    if "threshold" in summary:
+        yield f"| Threshold, chosen on this split | {summary['threshold']:.3g} |"
 
 
 def _honesty(recipe: Recipe, split: str) -> str:

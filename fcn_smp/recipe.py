@@ -39,10 +39,21 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Model(Section):
-    """The network; the keys are the arguments of :class:`fcn_smp.models.fcn.FCN`."""
+Architecture = Literal[
+    "fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s", "dilatedfcn",
+    "plainfcn", "simplifiedunet", "classicunet", "transferfcn", "featurefcn8s", "featurefcn2s",
+]  # fmt: skip
 
-    arch: Literal["fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s"] = "fcn8s"
+
+class Model(Section):
+    """The network; the keys are arguments of its class, such as :class:`fcn_smp.models.fcn.FCN`."""
+
+    arch: Architecture = Field("fcn8s", description="One of the paper's networks, or of those in docs/origins.md.")
+    binary: bool = Field(
+        False,
+        description="For data of two classes: one score with a sigmoid in place of two with a softmax. At the end the"
+        " threshold is chosen that gives the second class the best IU on val.",
+    )
     encoder_name: str = Field("resnet34", description="An encoder of SMP or a model of timm.")
     encoder_depth: Literal[3, 4, 5] = 5
     encoder_weights: str | None = Field("imagenet", description="A name that SMP knows, null, or the path of a file.")
@@ -255,12 +266,17 @@ class Augmentation(Section):
 
 
 class Preprocessing(Section):
-    """What the network gets; null: what its weights expect, of the encoder or of ``model.init_from``."""
+    """What the network gets; but for resize, null is what its weights expect, of the encoder or ``model.init_from``."""
 
     mean: tuple[float, float, float] | None = Field(None, description="Of each channel, in the order of input_space.")
     std: tuple[Rate, Rate, Rate] | None = Field(None, description="Standard deviation of each channel, likewise.")
     input_space: Literal["RGB", "BGR"] | None = Field(None, description="Order of the channels.")
     input_range: tuple[Literal[0], Literal[1, 255]] | None = Field(None, description="Smallest and largest value.")
+    resize: tuple[Positive, Positive] | None = Field(
+        None,
+        description="Height and width to which every image is stretched before anything else; null: none is. Scores are"
+        " stretched back, so that images are scored and labelled at their own size.",
+    )
 
 
 class Loss(Section):
@@ -510,11 +526,11 @@ def find_recipe(source: str) -> Path:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Return the recipes that come with the package, by name."""
+    """Return the recipes that come with the package, by name: ``voc2007``, ``origins/keras-fcn``."""
     package = Path(str(resources.files("fcn_smp")))
     # In a wheel they lie inside the package, in a checkout beside it.
     folder = next(folder for folder in (package / "recipes", package.parent / "recipes") if folder.is_dir())
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
 
 
 def json_schema() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Self
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from segmentation_models_pytorch.base import SegmentationModel
 from torch import Tensor
@@ -23,6 +25,30 @@ from fcn_smp.files import whole
 from fcn_smp.models.encoder import Preprocessing
 
 
+def stretched(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Interpolate logits (N, C, h, w) of an image that was resized for the network to the image's size (N, C, H, W)."""
+    if logits.shape[2:] == tuple(size):
+        return logits
+    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def most_likely(logits: Tensor, threshold: float = 0.5) -> Tensor:
+    """Return the most likely class of each pixel, int64 (N, H, W).
+
+    Args:
+        logits: (N, C, H, W). A single one is class 1's against class 0.
+        threshold: Probability in (0, 1) above which a pixel is of class 1, where there is a single logit.
+    """
+    if logits.shape[1] == 1:
+        return (logits[:, 0] > logit(threshold)).long()
+    return logits.argmax(1)
+
+
+def logit(probability: float) -> float:
+    """Return the logit whose sigmoid is a probability in (0, 1)."""
+    return math.log(probability / (1 - probability))
+
+
 class Segmenter:
     """Images in, labels out: a network, the preprocessing it was trained with, and its classes.
 
@@ -31,6 +57,7 @@ class Segmenter:
         preprocessing: What the network expects of its input.
         classes: Name of each class.
         palette: Colour of each label, uint8 (256, 3).
+        threshold: Of a network with a single logit for two classes: the probability above which a pixel is of class 1.
 
     Example::
 
@@ -39,15 +66,31 @@ class Segmenter:
     """
 
     def __init__(
-        self, model: SegmentationModel, preprocessing: Preprocessing, classes: Sequence[str], palette: Array
+        self,
+        model: SegmentationModel,
+        preprocessing: Preprocessing,
+        classes: Sequence[str],
+        palette: Array,
+        threshold: float = 0.5,
     ) -> None:
         self.model = model.eval()
         self.preprocessing = preprocessing
         self.classes = tuple(classes)
         self.palette = palette
+        self.threshold = threshold
         self._preprocess = Preprocess(*preprocessing)
 
-    @torch.inference_mode()
+    @property
+    def binary(self) -> bool:
+        """Whether the network gives a single logit, of the second of two classes against the first."""
+        scores: int = self.model.config["classes"]
+        return scores == 1 and len(self.classes) == 2
+
+    @property
+    def chosen(self) -> dict[str, float]:
+        """The threshold, where there is one."""
+        return {"threshold": self.threshold} if self.binary else {}
+
     def predict(self, image: Array) -> Array:
         """Map an RGB image, uint8 (H, W, 3), to the most likely class of each pixel, uint8 (H, W).
 
@@ -57,11 +100,21 @@ class Segmenter:
         """
         if len(self.classes) > 255:
             raise UserError(f"The model has {len(self.classes)} classes; a label picture holds 255 at most.")
+        label = most_likely(self.logits(image), self.threshold)[0]
+        return np.asarray(label.to(torch.uint8).cpu())
+
+    @torch.inference_mode()
+    def logits(self, image: Array) -> Tensor:
+        """Map an RGB image, uint8 (H, W, 3), to float logits (1, C, H, W).
+
+        Raises:
+            TypeError: The image is something else.
+        """
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise TypeError("The image must be an array of uint8 with the shape (height, width, 3).")
         device = next(self.model.parameters()).device
         logits: Tensor = self.model(self._preprocess(image)[None].to(device))
-        return np.asarray(logits[0].argmax(0).to(torch.uint8).cpu())
+        return stretched(logits, image.shape[:2])
 
     def save(self, directory: Path, card: str | None = None) -> None:
         """Write a model directory, which ``smp.from_pretrained`` loads too.
@@ -75,6 +128,7 @@ class Segmenter:
         self.model.config["_preprocessing"] = self.preprocessing._asdict()
         self.model.config["_classes"] = list(self.classes)
         self.model.config["_colors"] = self.palette[: len(self.classes)].tolist()
+        self.model.config["_threshold"] = self.threshold
         with whole(directory) as temporary:
             try:
                 self.model.save_pretrained(temporary)
@@ -107,7 +161,8 @@ class Segmenter:
             palette[: len(classes)] = np.array(model.config["_colors"], dtype=np.uint8)
         except KeyError as error:
             raise UserError(f"{source} was not saved by fcn-smp: its config.json lacks {error}.") from error
-        return cls(model.to(device), Preprocessing(**preprocessing), classes, palette)
+        threshold = model.config.get("_threshold", 0.5)  # models of release 0.1 have none
+        return cls(model.to(device), Preprocessing(**preprocessing), classes, palette, threshold)
 
 
 def _model_directory(source: str) -> str:

@@ -347,15 +347,15 @@ HALVES = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     ],
 )
 def test_preprocessing_is_known_without_a_network(name, weights, expected):
-    assert encoder_preprocessing(name, weights) == (*expected, "RGB", (0, 1))
+    assert encoder_preprocessing(name, weights) == (*expected, "RGB", (0, 1), None)
 
 
 def test_preprocessing_of_smps_own_weights_is_what_smp_says(monkeypatch):
     settings = {"mean": [1, 2, 3], "std": [4, 5, 6], "input_space": "BGR", "input_range": [0, 255]}
     monkeypatch.setattr("segmentation_models_pytorch.encoders.get_preprocessing_params", lambda *_, **__: settings)
-    assert encoder_preprocessing("resnet18", "imagenet") == ((1, 2, 3), (4, 5, 6), "BGR", (0, 255))
+    assert encoder_preprocessing("resnet18", "imagenet") == ((1, 2, 3), (4, 5, 6), "BGR", (0, 255), None)
     for name, weights in [("resnet18", None), ("resnet18", "a/b.pth"), ("tu-resnet18", "imagenet")]:
-        assert encoder_preprocessing(name, weights) == (*IMAGENET, "RGB", (0, 1))
+        assert encoder_preprocessing(name, weights) == (*IMAGENET, "RGB", (0, 1), None)
 
 
 def test_preprocessing_of_an_unknown_encoder_is_refused_by_its_name():

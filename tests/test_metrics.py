@@ -33,12 +33,13 @@ def mean(values: list[float]) -> float:
 
 def scores_by_hand(truth: list[int], prediction: list[int], void: int) -> Scores:
     labelled = {place for place, k in enumerate(truth) if k != void}
-    ious, accuracies, counts, weighted, right = [], [], [], 0.0, 0
+    ious, accuracies, precisions, counts, weighted, right = [], [], [], [], 0.0, 0
     for k in range(CLASSES):
         true = {place for place in labelled if truth[place] == k}
         predicted = {place for place in labelled if prediction[place] == k}
         ious.append(len(true & predicted) / len(true | predicted) if true | predicted else math.nan)
         accuracies.append(len(true & predicted) / len(true) if true else math.nan)
+        precisions.append(len(true & predicted) / len(predicted) if predicted else math.nan)
         counts.append(len(true))
         right += len(true & predicted)
         weighted += len(true) * ious[-1] if true else 0
@@ -50,6 +51,7 @@ def scores_by_hand(truth: list[int], prediction: list[int], void: int) -> Scores
         frequency_weighted_iu=weighted / total if total else math.nan,
         iu=ious,
         accuracy=accuracies,
+        precision=precisions,
         pixels=counts,
     )
 

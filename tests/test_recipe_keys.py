@@ -446,6 +446,7 @@ WIDE = "model={encoder_name: vgg11}"
 case(
     "model.arch", "fcn16s", looks(lambda model: (model.name, len(model.decoder.skip_scores))), ("fcn16s-test_resnet", 1)
 )
+case("model.binary", "true", looks(lambda model: model.decoder.score.out_channels), 1, "data.classes={thing: [0]}")
 case(
     "model.encoder_name", "test_efficientnet", looks(lambda model: model.encoder.out_channels[1:]), [16, 24, 32, 48, 64]
 )
@@ -546,6 +547,9 @@ def preprocessed(mean: Any = 0.5, std: Any = 1, order: int = 1, largest: int = 1
     return prepare
 
 
+case(
+    "preprocessing.resize", "[80, 112]", lambda *o: {tuple(x.shape) for x in tried(*o).inputs[False]}, {(1, 3, 80, 112)}
+)
 case("preprocessing.mean", "[1, 2, 3]", pixels, preprocessed(mean=[1, 2, 3]), CENTERED, *ALONE)
 case("preprocessing.std", "[1, 2, 4]", pixels, preprocessed(std=[1, 2, 4]), CENTERED, *ALONE)
 case("preprocessing.input_space", "BGR", pixels, preprocessed(order=-1), CENTERED, *ALONE)

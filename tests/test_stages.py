@@ -488,7 +488,7 @@ def test_preprocessing_travels_with_the_weights_unless_the_recipe_says_otherwise
         place / "plain.yaml", f"model.init_from={foreign}", "augmentation=null", "trainer.batch_size=1", *overrides,
         "trainer.epochs=1", "-o", tmp_path / "run",
     )  # fmt: skip
-    mean, std, space, range_ = Segmenter.load(tmp_path / "run").preprocessing
+    mean, std, space, range_, _ = Segmenter.load(tmp_path / "run").preprocessing
     assert (tuple(mean), tuple(std), space, tuple(range_)) == expected
     voc = place / "data/VOCdevkit/VOC2012"
     for step, split in (("training", "t"), ("validation", "v")):
@@ -503,7 +503,7 @@ def test_preprocessing_travels_through_stages(place, foreign, tmp_path):
     overrides = [f"stages.one.model.init_from={foreign}", "trainer.epochs=1"]
     train(place / "staged.yaml", *overrides, "-o", tmp_path / "run")
     for stage in ("one", "two"):
-        mean, std, space, range_ = Segmenter.load(tmp_path / "run" / stage).preprocessing
+        mean, std, space, range_, _ = Segmenter.load(tmp_path / "run" / stage).preprocessing
         assert (tuple(mean), tuple(std), space, tuple(range_)) == CAFFE
 
 

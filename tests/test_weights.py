@@ -745,6 +745,7 @@ def test_torchvisions_dilated_network_computes_the_same_to_the_last_bit(imported
         "std": [0.229, 0.224, 0.225],
         "input_space": "RGB",
         "input_range": [0, 1],
+        "resize": None,
     }
 
 

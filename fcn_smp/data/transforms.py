@@ -18,15 +18,19 @@ from fcn_smp.data.labels import IGNORE_INDEX, Array
 # The loader's workers are processes already; OpenCV's threads in each of them would fight over the cores.
 cv2.setNumThreads(0)
 
+# Plain INTER_NEAREST takes the upper left neighbour: labels would be shifted.
+_INTERPOLATION = {"area_for_downscale": "image", "mask_interpolation": cv2.INTER_NEAREST_EXACT}
+
 
 class Preprocess:
-    """Turn an image into what the network expects, at its native size.
+    """Turn an image into what the network expects.
 
     Args:
         mean: Mean of each channel, in the order of ``input_space`` and for values in ``input_range``.
         std: Standard deviation of each channel, likewise.
         input_space: Order of the channels that the network expects, ``"RGB"`` or ``"BGR"``.
         input_range: Smallest and largest value that the network expects before normalisation, (0, 1) or (0, 255).
+        resize: Height and width to which every image is stretched, in pixels; None: it keeps its size.
     """
 
     def __init__(
@@ -35,28 +39,30 @@ class Preprocess:
         std: Sequence[float],
         input_space: Literal["RGB", "BGR"] = "RGB",
         input_range: tuple[float, float] = (0, 1),
+        resize: tuple[int, int] | None = None,
     ) -> None:
         self.reverse = input_space == "BGR"
         order = -1 if self.reverse else 1
         self.max_pixel_value = 255 / input_range[1]
         self.mean, self.std = tuple(mean)[::order], tuple(std)[::order]
         self.normalize = A.Normalize(self.mean, self.std, max_pixel_value=self.max_pixel_value)
+        self.resize = [] if resize is None else [A.Resize(*resize, **_INTERPOLATION)]
         self.transform = self.compose([])
 
     def compose(self, transforms: Sequence[Any]) -> A.Compose:
-        """Return ``transforms`` of the RGB image with what this class does at their end, but for the order."""
-        return A.Compose([*transforms, self.normalize, A.ToTensorV2()])
+        """Return ``transforms`` of the RGB image between what this class does, but for the order of the channels."""
+        return A.Compose([*self.resize, *transforms, self.normalize, A.ToTensorV2()])
 
     def order(self, tensor: Tensor) -> Tensor:
         """Bring the channels of an RGB tensor (3, H, W) into the network's order."""
         return tensor.flip(0) if self.reverse else tensor
 
     def __call__(self, image: Array) -> Tensor:
-        """Map a uint8 RGB image (H, W, 3) to a float32 tensor (3, H, W)."""
+        """Map a uint8 RGB image (H, W, 3) to a float32 tensor (3, H, W), or of the size of ``resize``."""
         return self.order(self.transform(image=image)["image"])
 
     def undo(self, tensor: Tensor) -> Array:
-        """Map what :meth:`__call__` gave back to the image."""
+        """Map what :meth:`__call__` gave back to the image, of the size that the network sees."""
         image = self.order(tensor).numpy().transpose(1, 2, 0) * np.array(self.std) + np.array(self.mean)
         pixels: Array = (image * self.max_pixel_value).round().clip(0, 255).astype(np.uint8)
         return pixels
@@ -104,10 +110,10 @@ def draw_pixel(label: Array, rng: np.random.Generator) -> tuple[int, int]:
 
 
 class Augment:
-    """Scale at random, pad with void, crop, flip, shift colours and normalise.
+    """Scale at random, pad with void, crop, flip, shift colours and normalise, after what ``preprocess`` does first.
 
     Args:
-        preprocess: What comes last; its mean is also the colour of the padding.
+        preprocess: What comes first and last; its mean is also the colour of the padding.
         crop: Height and width of the result in pixels.
         scale: Smallest and largest factor of the random scale.
         flip: Probability of a horizontal flip.
@@ -137,13 +143,7 @@ class Augment:
         self.transform = preprocess.compose(
             [
                 pad(smallest, smallest),
-                A.RandomScale(
-                    (scale[0] - 1, scale[1] - 1),
-                    area_for_downscale="image",
-                    # Plain INTER_NEAREST takes the upper left neighbour: labels would be shifted.
-                    mask_interpolation=cv2.INTER_NEAREST_EXACT,
-                    p=1,
-                ),
+                A.RandomScale((scale[0] - 1, scale[1] - 1), **_INTERPOLATION, p=1),
                 pad(height, width),
                 ClassBalancedCrop(height, width, class_balance),
                 A.HorizontalFlip(p=flip),

@@ -42,8 +42,9 @@ def symptoms(logits: Tensor, labels: Tensor) -> Tensor:
     void = (labels == IGNORE_INDEX).flatten(1).all(1).sum()
     sample, truth = logits[..., ::8, ::8], labels[..., ::8, ::8]
     something = ((truth != 0) & (truth != IGNORE_INDEX)).any()
-    # Ties count as background, which comes first.
-    other = (sample[:, :1] < sample).any()
+    # Ties count as background, which comes first; a single logit stands against 0.
+    background = sample[:, :1] if logits.shape[1] > 1 else sample.new_zeros(())
+    other = (background < sample).any()
     return torch.stack([void, other, something]).float()
 
 

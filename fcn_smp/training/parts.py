@@ -1,7 +1,8 @@
 """From a recipe to the parts of a run: the network and what it starts from, the loss, the loaders."""
 
+import inspect
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from segmentation_models_pytorch.base import SegmentationModel
@@ -13,10 +14,10 @@ from fcn_smp.data.labels import IGNORE_INDEX
 from fcn_smp.data.splitting import shared_samples
 from fcn_smp.errors import UserError
 from fcn_smp.losses import SegmentationLoss
+from fcn_smp.models.base import Network
 from fcn_smp.models.encoder import Preprocessing, encoder_preprocessing
-from fcn_smp.models.fcn import FCN
 from fcn_smp.optim import freeze
-from fcn_smp.recipe import Recipe
+from fcn_smp.recipe import Model, Recipe
 from fcn_smp.registry import ARCHITECTURES
 from fcn_smp.segmenter import Segmenter
 from fcn_smp.weights import transfer
@@ -74,12 +75,19 @@ def build(recipe: Recipe, world: int = 1) -> Parts:
         _class_weights(recipe, train_set.classes, counts),
         IGNORE_INDEX,
         **options.model_dump(exclude={"class_weights"}),
+        binary=recipe.model.binary,
     )
     return Parts(model, frozen, loss, train_set, val_set, usual._replace(**asked), fingerprints, notes)
 
 
 def _check_batch(recipe: Recipe, images: int, world: int) -> None:
     batch, accumulate = recipe.trainer.batch_size, recipe.trainer.accumulate
+    if recipe.augmentation is None and recipe.preprocessing.resize:
+        height, width = recipe.preprocessing.resize
+        raise UserError(
+            "augmentation must not be null where preprocessing.resize is set; without any it is {crop:"
+            f" [{height}, {width}], scale: [1, 1], flip: 0, color_jitter: 0}}."
+        )
     if recipe.augmentation is None and batch > world:
         raise UserError(
             f"trainer.batch_size must be {world} where augmentation is null, since whole images differ in size."
@@ -96,7 +104,9 @@ def _check_batch(recipe: Recipe, images: int, world: int) -> None:
         )
 
 
-def build_network(recipe: Recipe, classes: Sequence[str]) -> tuple[FCN, list[nn.Parameter], Preprocessing, list[str]]:
+def build_network(
+    recipe: Recipe, classes: Sequence[str]
+) -> tuple[Network, list[nn.Parameter], Preprocessing, list[str]]:
     """Build the network with the weights that it starts from.
 
     Returns:
@@ -121,7 +131,7 @@ def check_stages(recipe: Recipe) -> None:
     Raises:
         UserError: A mistake in a later stage, which should not wait for the earlier ones.
     """
-    before: FCN | None = None
+    before: Network | None = None
     for name, stage in recipe.staged().items():
         bare = stage.model.model_copy(update={"init_from": None, "encoder_weights": None})
         train_set, val_set = stage.data.open(stage.data.train), stage.data.open(stage.data.val)
@@ -145,15 +155,39 @@ def _refuse_overlap(recipe: Recipe, train_set: SegmentationDataset, val_set: Seg
         )
 
 
-def _model(recipe: Recipe, classes: Sequence[str]) -> tuple[FCN, Preprocessing, list[str]]:
-    options = recipe.model.model_dump(exclude={"arch", "encoder_options", "init_from", "frozen", "frozen_epochs"})
+def _model(recipe: Recipe, classes: Sequence[str]) -> tuple[Network, Preprocessing, list[str]]:
+    build, options = ARCHITECTURES[recipe.model.arch], _options(recipe.model)
+    if recipe.model.binary and len(classes) != 2:
+        raise ValueError(
+            f"binary is for two classes, and the data has {len(classes)}; choose one by data.classes, such as"
+            f" {{{classes[-1]}: [{classes[-1]}]}}."
+        )
     source = recipe.model.init_from and Segmenter.load(recipe.model.init_from)
     if source:
-        options |= {"encoder_weights": None, "decoder_hidden_weights": None}
-    model = ARCHITECTURES[recipe.model.arch](**options, classes=len(classes), **recipe.model.encoder_options)
+        options |= {key: None for key in ("encoder_weights", "decoder_hidden_weights") if key in options}
+    scores = 1 if recipe.model.binary else len(classes)
+    model = build(**options, classes=scores, **recipe.model.encoder_options)
     if not source:
         return model, encoder_preprocessing(recipe.model.encoder_name, recipe.model.encoder_weights), []
-    return model, source.preprocessing, list(_notes(recipe, source, classes, transfer(source.model, model)))
+    notes = list(_notes(recipe, source, classes, transfer(source.model, model)))
+    return model, source.preprocessing._replace(resize=None), notes
+
+
+def _options(model: Model) -> dict[str, Any]:
+    """Return the arguments of the network, of which each takes its own.
+
+    Raises:
+        ValueError: A key is set that it does not take.
+    """
+    taken = inspect.signature(ARCHITECTURES[model.arch]).parameters
+    options = {}
+    for key, field in Model.model_fields.items():
+        value = getattr(model, key)
+        if key.startswith("decoder_") and value != field.default and key not in taken:
+            raise ValueError(f"{model.arch} has no {key}; leave it out.")
+        if key in taken and (key.startswith("encoder_") or value != field.default):
+            options[key] = value
+    return options
 
 
 def _notes(recipe: Recipe, source: Segmenter, classes: Sequence[str], untrained: list[str]) -> Iterator[str]:
@@ -162,7 +196,7 @@ def _notes(recipe: Recipe, source: Segmenter, classes: Sequence[str], untrained:
     if len(source.classes) == len(classes) and source.classes != tuple(classes):
         yield f"{recipe.model.init_from} knows other classes; their scores are taken over by number."
     alignment = source.model.config.get("decoder_alignment")
-    if alignment != recipe.model.decoder_alignment:
+    if alignment not in (None, recipe.model.decoder_alignment):
         yield (
             f"{recipe.model.init_from} has decoder_alignment={alignment}, this network"
             f" {recipe.model.decoder_alignment}: the weights fit, the numbers differ."

@@ -165,11 +165,16 @@ def _finish(fabric: Fabric, recipe: Recipe, parts: Parts, loop: Loop, run: Path)
     parts.model.load_state_dict(checkpoint.load(run / "checkpoints" / "best.ckpt")["model"])
     classes = parts.train.classes
     segmenter = Segmenter(parts.model.to(fabric.device), parts.preprocessing, classes, parts.train.palette)
+    if segmenter.binary:
+        thresholds = evaluation.thresholds(segmenter, parts.val, share=loop.validation.share)
+        thresholds.counts = add_up(fabric, thresholds.counts.to(fabric.device)).cpu()
+        segmenter.threshold = thresholds.best()
     confusion = evaluation.evaluate(segmenter, parts.val, share=loop.validation.share)
     confusion.counts = add_up(fabric, confusion.counts.to(fabric.device)).cpu()
     if fabric.is_global_zero:
         split = recipe.data.val
-        summary = evaluation.summary(confusion.scores(), classes, model=str(run), split=split, images=len(parts.val))
+        about = {"model": str(run), "split": split, "images": len(parts.val)}
+        summary = evaluation.summary(confusion.scores(), classes, **about, **segmenter.chosen)
         evaluation.write(summary, run / "eval" / Path(split).stem)
         segmenter.model.cpu()
         segmenter.save(run / "model", _card(recipe, parts, loop, run, summary))

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from fcn_smp.data.labels import IGNORE_INDEX
 from fcn_smp.metrics import ConfusionMatrix, Scores
+from fcn_smp.segmenter import most_likely, stretched
 from fcn_smp.training.loaders import Batch, stop_workers, validation_batches
 from fcn_smp.training.parts import Parts
 from fcn_smp.training.processes import Interruption, add_up
@@ -64,7 +65,8 @@ class Validation:
             if interruption.asked:
                 break
             with self.fabric.autocast():
-                prediction = model(batch.images.to(self.fabric.device)).argmax(1)
+                logits = model(batch.images.to(self.fabric.device))
+            prediction = most_likely(stretched(logits, batch.labels.shape[1:]))
             confusion.update(prediction, batch.labels.to(self.fabric.device))
             if len(self.predictions) < self.samples:
                 self.predictions.append(prediction[0].cpu())
