@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -106,6 +107,10 @@ def evaluate(
         Path | None, typer.Option("--output", "-o", help="Folder for the scores.", show_default="RUN/eval/SPLIT")
     ] = None,
     device: Device = "auto",
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Count as this project does, too, or as all; may be repeated."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Score a model at native size: the four metrics of the paper, and each class."""
@@ -116,22 +121,28 @@ def evaluate(
         raise UserError(f"{run} is no run directory with a recipe.yaml; name a recipe with --recipe.")
     data = load_recipe(recipe or own, overrides or []).data
     from fcn_smp import evaluation
+    from fcn_smp.protocols import protocol_scores
 
     split = split or data.val
     directory = output or (Path(run) / "eval" / Path(split).stem if Path(run).is_dir() else None)
     dataset = data.load(split)
+    protocols = protocol_scores(protocol or [], len(dataset.classes))
     segmenter = _load(run, device)
     console = _console(stderr=as_json)
     with _progress(console) as progress:
         task = progress.add_task(f"scoring {split}", total=len(dataset))
-        scores = evaluation.evaluate(segmenter, dataset, lambda: progress.advance(task)).scores()
-    summary = evaluation.summary(scores, segmenter.classes, model=run, split=split, images=len(dataset))
+        advance = partial(progress.advance, task)
+        scores = evaluation.evaluate(segmenter, dataset, advance, protocols=protocols.values()).scores()
+    about = {"model": run, "split": split, "images": len(dataset), **segmenter.chosen}
+    summary = evaluation.summary(scores, segmenter.classes, protocols, **about)
     if directory:
         evaluation.write(summary, directory)
     if as_json:
         print(json.dumps(summary, indent=2))
         return
     _print_scores(console, summary)
+    if protocols:
+        _print_protocols(console, summary)
     if directory:
         console.print(f"Written to {directory}.", highlight=False, soft_wrap=True)
 
@@ -399,17 +410,18 @@ def _steps(console: "Console") -> "Iterator[Watch]":
         yield progress
 
 
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
 def _print_scores(console: "Console", summary: dict[str, Any]) -> None:
     from rich.table import Table
-
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.2f}"
 
     table = Table("class")
     for header in ("IU %", "accuracy %", "pixels"):
         table.add_column(header, justify="right")
     for row in summary["per_class"]:
-        table.add_row(row["class"], percent(row["iu"]), percent(row["accuracy"]), f"{row['pixels']:,}")
+        table.add_row(row["class"], _percent(row["iu"]), _percent(row["accuracy"]), f"{row['pixels']:,}")
     console.print(table)
     for key, title in (
         ("mean_iu", "mean IU"),
@@ -417,7 +429,27 @@ def _print_scores(console: "Console", summary: dict[str, Any]) -> None:
         ("mean_accuracy", "mean accuracy"),
         ("frequency_weighted_iu", "frequency-weighted IU"),
     ):
-        console.print(f"{title:<22} {percent(summary[key]):>6} %", highlight=False)
+        console.print(f"{title:<22} {_percent(summary[key]):>6} %", highlight=False)
+    if binary := summary.get("binary"):
+        threshold = f" above a probability of {summary['threshold']:.3g}" if "threshold" in summary else ""
+        console.print(f"{binary['class']}{threshold}:", highlight=False, markup=False)
+        for name in ("precision", "recall", "f1", "f0.5", "f2"):
+            console.print(f"{name.capitalize():<22} {_percent(binary[name]):>6} %", highlight=False)
+
+
+def _print_protocols(console: "Console", summary: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from fcn_smp.protocols import Protocol
+
+    table = Table()
+    table.add_column("protocol", no_wrap=True)
+    for header in ("mean\nIU %", "pixel\nacc. %"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("how it counts")
+    for name, row in {"ours": {**summary, "about": Protocol().about}, **summary["protocols"]}.items():
+        table.add_row(name, _percent(row["mean_iu"]), _percent(row["pixel_accuracy"]), row["about"])
+    console.print(table)
 
 
 def _print_check(console: "Console", summary: dict[str, Any]) -> None:
