@@ -5,20 +5,37 @@ import csv
 import io
 import sys
 import tarfile
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 from unittest.mock import patch
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from fcn_smp import cli
 from fcn_smp.data.dataset import SegmentationDataset
 from fcn_smp.data.labels import IGNORE_INDEX, Array
 from fcn_smp.data.voc import voc_palette
 from fcn_smp.errors import UserError
+
+LISTS = {
+    "voc2007_trainval": "xy",
+    "voc2007_train": "x",
+    "voc2007_test": "z",
+    "voc2012_train": "ab",
+    "voc2012_val": "cd",
+    "voc2012_trainval": "abcd",
+    "voc2012_train_aug": "abef",
+    "voc2012_keras_fcn_train": "aecbd",
+    "voc2012_keras_fcn_val": "f",
+    "sbd_train_noval": "e",
+}
+"""Lists that are in the package, cut down to images of one letter each."""
+SBD_TRAIN, SBD_VAL = "ae", "cf"  # so that VOC alone has b and d
 
 
 def random_label(rng: np.random.Generator, size: tuple[int, int], classes: int = 21) -> Array:
@@ -93,6 +110,40 @@ def pack(folder: Path, archive: Path, name: str) -> Path:
     with tarfile.open(archive, "w") as file:
         file.add(folder, name)
     return archive
+
+
+def zipped(folder: Path, archive: Path) -> Path:
+    """Put what is in ``folder`` into a zip archive, and return the archive's path."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in sorted(folder.rglob("*")):
+            file.write(path, path.relative_to(folder))
+    return archive
+
+
+def write_lists(folder: Path) -> Path:
+    """Write :data:`LISTS` as the package has its lists, and return the folder."""
+    folder.mkdir()
+    for name, ids in LISTS.items():
+        (folder / f"{name}.txt").write_text("\n".join(ids))
+    return folder
+
+
+def voc2012_tar(folder: Path) -> Path:
+    """Make the archive of VOC 2012 with the images of :data:`LISTS` in ``folder``, and return its path."""
+    voc = write_voc(folder / "source", 2012, "ab", "cd", sizes=[(40, 56)])
+    (voc / "ImageSets/Segmentation/trainval.txt").write_text("a\nb\nc\nd\n")
+    for id_, other in zip("ef", "ab", strict=True):
+        ImageOps.mirror(Image.open(voc / f"JPEGImages/{other}.jpg")).save(voc / f"JPEGImages/{id_}.jpg")
+    return pack(voc.parent, folder / "VOCtrainval_11-May-2012.tar", "VOCdevkit")
+
+
+def sbd_tgz(folder: Path, mode: Literal["w", "w:gz"] = "w:gz") -> Path:
+    """Make the archive of SBD with the images of :data:`SBD_TRAIN` and ``SBD_VAL``, and return its path."""
+    release = write_sbd(folder / "source", SBD_TRAIN, SBD_VAL).parent
+    (release / "README").write_text("about")
+    with tarfile.open(folder / "benchmark.tgz", mode) as file:
+        file.add(release, "benchmark_RELEASE")
+    return folder / "benchmark.tgz"
 
 
 class Memory:

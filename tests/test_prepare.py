@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import pack, tree, write_sbd, write_voc
+from helpers import LISTS, pack, sbd_tgz, tree, voc2012_tar, write_lists, write_voc, zipped
 from PIL import Image
 from rich.console import Console
 from scipy.io import loadmat
@@ -35,20 +35,6 @@ from fcn_smp.data.sbd import SBD
 from fcn_smp.data.splitting import packaged_ids
 from fcn_smp.data.voc import VOCSegmentation
 from fcn_smp.errors import UserError
-
-LISTS = {
-    "voc2007_trainval": "xy",
-    "voc2007_train": "x",
-    "voc2007_test": "z",
-    "voc2012_train": "ab",
-    "voc2012_val": "cd",
-    "voc2012_trainval": "abcd",
-    "voc2012_train_aug": "abef",
-    "voc2012_keras_fcn_train": "aecbd",
-    "voc2012_keras_fcn_val": "f",
-    "sbd_train_noval": "e",
-}
-SBD_TRAIN, SBD_VAL = "ae", "cf"  # so that VOC alone has b and d
 
 
 @pytest.fixture
@@ -77,11 +63,7 @@ def refused(command):
 @pytest.fixture
 def lists(tmp_path, monkeypatch):
     """The package's lists, of a few images each."""
-    folder = tmp_path / "lists"
-    folder.mkdir()
-    for name, ids in LISTS.items():
-        (folder / f"{name}.txt").write_text("\n".join(ids))
-    monkeypatch.setattr(splitting, "LISTS", folder)
+    monkeypatch.setattr(splitting, "LISTS", write_lists(tmp_path / "lists"))
 
 
 @pytest.fixture
@@ -116,29 +98,6 @@ def voc_tar(tmp_path, lists, monkeypatch):
     tar = pack(voc2007(tmp_path / "source"), tmp_path / name, "VOCdevkit")
     change(monkeypatch, "voc2007", {"checksums": (md5(tar),)}, {})
     return tar
-
-
-def voc2012_tar(tmp_path):
-    voc = write_voc(tmp_path / "source", 2012, "ab", "cd", sizes=[(40, 56)])
-    (voc / "ImageSets/Segmentation/trainval.txt").write_text("a\nb\nc\nd\n")
-    for id_ in "ef":
-        (voc / f"JPEGImages/{id_}.jpg").write_bytes((voc / "JPEGImages/a.jpg").read_bytes())
-    return pack(voc.parent, tmp_path / "VOCtrainval_11-May-2012.tar", "VOCdevkit")
-
-
-def sbd_tgz(tmp_path, mode="w:gz"):
-    folder = write_sbd(tmp_path / "source", SBD_TRAIN, SBD_VAL).parent
-    (folder / "README").write_text("about")
-    with tarfile.open(tmp_path / "benchmark.tgz", mode) as file:
-        file.add(folder, "benchmark_RELEASE")
-    return tmp_path / "benchmark.tgz"
-
-
-def zipped(folder, archive):
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
-        for path in sorted(folder.rglob("*")):
-            file.write(path, path.relative_to(folder))
-    return archive
 
 
 # --- The lists of the package
