@@ -41,7 +41,8 @@ def with_random_scores(model):
     with torch.no_grad():
         for score in scores_of(model):
             score.weight.normal_(std=score.in_channels**-0.5, generator=generator)
-            score.bias.normal_(generator=generator)
+            if score.bias is not None:
+                score.bias.normal_(generator=generator)
     return model
 
 

@@ -6,13 +6,28 @@ import sys
 
 import pytest
 import segmentation_models_pytorch as smp
+import timm
 import torch
 from safetensors.torch import save_file
 
 import fcn_smp
-from fcn_smp.registry import register
+from fcn_smp.registry import ARCHITECTURES, FCNS, register
 
-NAMES = ["FCN32s", "FCN16s", "FCN8s", "FCN4s", "FCN2s", "DilatedFCN"]
+NAMES = [
+    "FCN32s",
+    "FCN16s",
+    "FCN8s",
+    "FCN4s",
+    "FCN2s",
+    "DilatedFCN",
+    "PlainFCN",
+    "SimplifiedUNet",
+    "ClassicUNet",
+    "TransferFCN",
+    "FeatureFCN8s",
+    "FeatureFCN2s",
+]
+ENCODERS = ["strided_conv", "single_conv", "double_conv"]
 
 # The libraries below SMP take seconds to import: once, then each order runs in a fork in which SMP is still unknown.
 FORKS = """
@@ -31,6 +46,7 @@ for order in orders:
         read = smp.from_pretrained(saved).eval()
         assert type(read) is smp.FCN8s
         torch.testing.assert_close(read(data["x"]), data["y"])
+        smp.create_model("classicunet", encoder_name="double_conv", encoder_weights=None, encoder_depth=3)
         os._exit(0)
     if os.waitpid(child, 0)[1]:
         sys.exit(f"This fails: {order}")
@@ -60,10 +76,13 @@ def test_every_order_of_imports_lets_smp_build_and_read_our_networks(tmp_path):
         FORKS,
         tmp_path,
         "import fcn_smp; import segmentation_models_pytorch as smp",
-        "import segmentation_models_pytorch as smp; import fcn_smp",
         "from fcn_smp import FCN8s; import segmentation_models_pytorch as smp",
         "from fcn_smp import from_pretrained; import segmentation_models_pytorch as smp",
         "import fcn_smp.models.fcn; import segmentation_models_pytorch as smp",
+        "import fcn_smp.models.origins.encoders; import segmentation_models_pytorch as smp",
+        # Without us, SMP has no encoder of these names that we could hide.
+        "import segmentation_models_pytorch as smp; theirs = {*smp.encoders.encoders}; import fcn_smp;"
+        f" assert theirs.isdisjoint({ENCODERS})",
     )
     assert done.returncode == 0, done.stderr
 
@@ -83,13 +102,25 @@ def test_every_network_is_known_by_name_and_as_attribute():
         assert smp.MODEL_ARCHITECTURES_MAPPING[name.lower()] is cls
         assert getattr(smp, name) is cls
         assert issubclass(cls, smp.base.SegmentationModel)
+    assert [cls.__name__ for cls in ARCHITECTURES.values()] == NAMES
+    assert [cls.__name__ for cls in FCNS.values()] == NAMES[:5]
+
+
+def test_every_encoder_is_known_by_a_name_that_is_not_one_of_timm():
+    assert {*ENCODERS} < {*smp.encoders.get_encoder_names()}
+    assert not any(timm.is_model(name) for name in ENCODERS)
+
+
+def known_to_smp():
+    attributes = {name: getattr(smp, name) for name in dir(smp)}
+    return dict(smp.MODEL_ARCHITECTURES_MAPPING), dict(smp.encoders.encoders), attributes
 
 
 def test_registering_again_changes_nothing():
-    before = dict(smp.MODEL_ARCHITECTURES_MAPPING), {name: getattr(smp, name) for name in dir(smp)}
+    before = known_to_smp()
     register()
     register()
-    assert (dict(smp.MODEL_ARCHITECTURES_MAPPING), {name: getattr(smp, name) for name in dir(smp)}) == before
+    assert known_to_smp() == before
     assert smp.MODEL_ARCHITECTURES_MAPPING["unet"] is smp.Unet
 
 
