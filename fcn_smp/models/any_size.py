@@ -104,7 +104,7 @@ def for_any_size(encoder: Any, name: str, in_channels: int) -> AsItIs:
     Raises:
         ValueError: It does not even take an image of its own size, which its arguments do not allow for.
     """
-    twin = _on_meta(encoder)
+    twin = on_meta(encoder)
 
     def last_map(height: int, width: int) -> tuple[int, int]:
         """Return the size of the last map of an image; raise whatever the model raises where it cannot go on."""
@@ -143,7 +143,7 @@ def for_any_size(encoder: Any, name: str, in_channels: int) -> AsItIs:
     return Resized((height, width))
 
 
-def _on_meta(module: nn.Module) -> Any:
+def on_meta(module: nn.Module) -> Any:
     """Copy a module to the meta device, in evaluation mode; no weight is copied on the way."""
     tensors: dict[int, Any] = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in module.buffers()}
     for parameter in module.parameters():

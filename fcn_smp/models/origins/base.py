@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from torch import Tensor, nn
 
-from fcn_smp.models.any_size import AsItIs, Enlarged, Padded, Resized, _on_meta, for_any_size
+from fcn_smp.models.any_size import AsItIs, Enlarged, Padded, Resized, for_any_size, on_meta
 from fcn_smp.models.base import Network
 from fcn_smp.models.encoder import build_encoder
 
@@ -129,7 +129,7 @@ def _true_strides(encoder: Any, any_size: AsItIs, in_channels: int) -> list[floa
     """Return the stride of each feature, 0 where there is none: tried, since a model may round as it likes."""
     image = any_size(torch.empty(1, in_channels, 96, 160, device="meta"))
     try:
-        features = _on_meta(encoder)(image)
+        features = on_meta(encoder)(image)
     except Exception:  # the pass depends on values; for_any_size has seen to all other reasons
         return list(encoder.strides)
     pixels = image.shape[2] * image.shape[3]
