@@ -198,6 +198,10 @@ def export(
     largest = f"the largest logit is {exported.largest:.3g}"
     print(f"{path} takes any batch, height and width from {exported.smallest} pixel{'s' * (exported.smallest > 1)}.")
     print(f"Compared with the model on {exported.pixels:,} random pixels: {difference}; {largest}.")
+    if size := segmenter.preprocessing.resize:
+        print(f"Stretch images to a height of {size[0]} and a width of {size[1]} pixels before.")
+    if segmenter.binary and not argmax:
+        print(f"A pixel is {segmenter.classes[1]} where the sigmoid of its logit is above {segmenter.threshold:.3g}.")
     if not exported.largest:
         print("The model gives nothing but 0, as if it was never trained, so that the comparison tells little.")
     result = "labels" if argmax else "logits"

@@ -104,7 +104,8 @@ class Thresholds(torch.nn.Module):
     """Counts of (true class, probability) over images of two classes, from which the best threshold is read.
 
     A pixel is of class 1 where its probability is above the threshold. Thresholds are multiples of 1/256; the best
-    one has the largest IU of class 1 and, since F1 = 2 IU / (1 + IU), the largest F1.
+    one has the largest mean IU. (By the IU of class 1 alone, a network that knows nothing would do best to call
+    everything class 1.)
 
     Args:
         ignore_index: Label of void pixels.
@@ -128,10 +129,19 @@ class Thresholds(torch.nn.Module):
         self.counts += torch.bincount(pairs, minlength=2 * (BINS + 1)).view(2, BINS + 1)
 
     def best(self) -> float:
-        """Return the threshold in [1/256, 255/256] with the best IU of class 1; of equal ones that nearest to 0.5."""
+        """Return the threshold in [1/256, 255/256] with the best mean IU; of equal ones that nearest to 0.5."""
+        negatives, positives = self.counts.sum(1).double().cpu()
         above = self.counts.flip(1).cumsum(1).flip(1)[:, 2:].double().cpu()  # column k - 1: what lies above k / 256
         false, hits = above
-        iu = hits / (self.counts[1].sum().cpu() + false).clamp(min=1)
-        candidates = (iu == iu.max()).nonzero().flatten() + 1
+        iu = torch.stack([(negatives - false) / (negatives + positives - hits), hits / (positives + false)])
+        mean_iu = iu.nanmean(0).nan_to_num(0)
+        candidates = (mean_iu == mean_iu.max()).nonzero().flatten() + 1
         best: int = min(candidates.tolist(), key=lambda k: abs(k - BINS / 2))
         return best / BINS
+
+    def confusion(self) -> ConfusionMatrix:
+        """Return the confusion matrix at the best threshold."""
+        matrix = ConfusionMatrix(2, self.ignore_index)
+        last = round(self.best() * BINS) + 1
+        matrix.counts = torch.stack([self.counts[:, :last].sum(1), self.counts[:, last:].sum(1)], 1)
+        return matrix

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from fcn_smp.recipe import Recipe
+from fcn_smp.recipe import Recipe, shipped_recipes
 
 _METRICS = {
     "mean_iu": ("mean_iou", "Mean IU"),
@@ -90,7 +90,7 @@ def model_card(
         f"---\n{_yaml(_front_matter(recipe, summary))}---\n",
         f"# {_escape(recipe.name)}\n",
         _description(recipe, len(summary["per_class"])),
-        f"## Use\n\n{_USAGE}",
+        f"## Use\n\n{_USAGE}{_what_to_know(recipe, summary)}",
         f"## Scores\n\n{_scores(recipe, summary)}",
         f"## Training\n\n{_training(recipe, splits, epochs, best_epoch)}",
     ]
@@ -134,6 +134,19 @@ def _network(arch: str) -> str:
     stride = of_the_paper[1]
     beyond = "" if stride in ("32", "16", "8") else ", carried on to a finer stride than in the paper"
     return f"FCN-{stride}s of Long, Shelhamer and Darrell, {_PAPER} (CVPR 2015){beyond}"
+
+
+def _what_to_know(recipe: Recipe, summary: Mapping[str, Any]) -> str:
+    """Return what the network alone leaves to those who use it without a Segmenter, if anything."""
+    text = ""
+    if recipe.model.binary:
+        name, threshold = _escape(summary["binary"]["class"]), summary["threshold"]
+        text += f"\nIt gives a single logit: {name} is where its sigmoid is above {threshold:.3g}.\n"
+    if recipe.preprocessing.resize:
+        height, width = recipe.preprocessing.resize
+        text += f"\nIt was trained on images stretched to {height}x{width} pixels, and scored on such; a Segmenter\n"
+        text += "stretches images for it, and its scores back.\n"
+    return text
 
 
 def _scores(recipe: Recipe, summary: Mapping[str, Any]) -> str:
@@ -250,6 +263,8 @@ def _public(value: Any, key: str) -> Any:
 
 def _public_argument(argument: str) -> str:
     """Return an argument of the command line likewise: a file, an option, or ``key=value`` of the recipe."""
+    if argument in shipped_recipes():
+        return argument
     key, equals, value = argument.partition("=")
     if not equals or not re.fullmatch(r"[\w.-]+", key):
         return _last_component(argument)

@@ -51,8 +51,8 @@ class Model(Section):
     arch: Architecture = Field("fcn8s", description="One of the paper's networks, or of those in docs/origins.md.")
     binary: bool = Field(
         False,
-        description="For data of two classes: one score with a sigmoid in place of two with a softmax. At the end the"
-        " threshold is chosen that gives the second class the best IU on val.",
+        description="For data of two classes: one score with a sigmoid in place of two with a softmax, at the threshold"
+        " that has the best mean IU on val.",
     )
     encoder_name: str = Field("resnet34", description="An encoder of SMP or a model of timm.")
     encoder_depth: Literal[3, 4, 5] = 5

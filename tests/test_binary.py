@@ -137,23 +137,25 @@ def test_losses_are_those_that_smp_gives_its_binary_models() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from([0, 1, VOID])), min_size=1, max_size=60))
-def test_the_best_threshold_has_the_best_iu_and_lies_nearest_to_a_half(pixels: list[tuple[float, int]]) -> None:
+def test_the_best_threshold_has_the_best_mean_iu_and_lies_nearest_to_a_half(pixels: list[tuple[float, int]]) -> None:
     probability, truth = (np.array(values) for values in zip(*pixels, strict=True))
     counts = Thresholds(VOID)
     half = len(pixels) // 2
     for part in (slice(half), slice(half, None)):
         counts.update(torch.from_numpy(probability[part]), torch.from_numpy(truth[part]))
 
-    def iu(k: int) -> float:
-        predicted, real = (probability > k / BINS) & (truth != VOID), truth == 1
-        union = (predicted | real).sum()
-        return (predicted & real).sum() / union if union else 0.0
+    def confusion(k: int) -> ConfusionMatrix:
+        matrix = ConfusionMatrix(2, VOID)
+        matrix.update(torch.from_numpy((probability > k / BINS).astype(int)), torch.from_numpy(truth))
+        return matrix
 
-    best = max(iu(k) for k in range(1, BINS))
-    nearest = min(abs(k / BINS - 0.5) for k in range(1, BINS) if math.isclose(iu(k), best, rel_tol=1e-12))
+    mean_ius = {k: confusion(k).scores().mean_iu for k in range(1, BINS)}
+    best = max(mean_ius.values()) if (truth != VOID).any() else math.nan
+    nearest = min(abs(k / BINS - 0.5) for k, value in mean_ius.items() if math.isnan(best) or math.isclose(value, best))
     threshold = counts.best()
-    assert math.isclose(iu(round(threshold * BINS)), best, rel_tol=1e-12)
+    assert math.isnan(best) or math.isclose(mean_ius[round(threshold * BINS)], best)
     assert abs(threshold - 0.5) == nearest
+    assert torch.equal(counts.confusion().counts, confusion(round(threshold * BINS)).counts)
 
 
 @settings(deadline=None)
@@ -243,15 +245,40 @@ def test_the_threshold_is_the_best_of_validation(place: Path, val: Any) -> None:
     ius = {}
     for k in range(1, BINS):
         segmenter.threshold = k / BINS
-        hits = union = 0
+        hits, union = np.zeros(2), np.zeros(2)
         for sample in val:
-            predicted = (segmenter.predict(sample.image) == 1) & (sample.label != VOID)
-            hits += (predicted & (sample.label == 1)).sum()
-            union += (predicted | (sample.label == 1)).sum()
-        ius[k] = hits / union
+            label = segmenter.predict(sample.image)
+            for c in range(2):
+                predicted, real = (label == c) & (sample.label != VOID), sample.label == c
+                hits[c] += (predicted & real).sum()
+                union[c] += (predicted | real).sum()
+        ius[k] = (hits / union).mean()
     chosen = json.loads((place / "run/model/config.json").read_text())["_threshold"]
     assert ius[round(chosen * BINS)] == max(ius.values())
     assert len(set(ius.values())) > 3
+
+
+def test_each_validation_scores_the_best_threshold_too(place: Path) -> None:
+    final = json.loads((place / "run/eval/val/scores.json").read_text())
+    with (place / "run/metrics.csv").open() as file:
+        validated = [float(row["mean_iu"]) for row in csv.DictReader(file) if row["mean_iu"]]
+    assert max(validated) == pytest.approx(final["mean_iu"], abs=1e-4)
+
+
+def test_a_network_that_knows_nothing_does_not_call_everything_class_1() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = (torch.rand(1000, generator=generator) < 0.1).long()
+    probability = 0.3 + 0.1 * torch.rand(1000, generator=generator)
+    counts = Thresholds(VOID)
+    counts.update(probability, truth)
+    assert not (probability > counts.best()).all()
+    assert counts.confusion().scores().mean_iu >= 0.44
+
+
+def test_a_class_without_a_pixel_is_an_error_where_there_are_two(place: Path) -> None:
+    recipe = load_recipe(place / "balls.yaml", ["data.names={ground: 0, ball: 7}", "data.void=[1]"])
+    with one_sentence("train", "not a pixel of ball", "255"):
+        build(recipe)
 
 
 def test_processes_that_share_the_images_find_the_same_threshold(place: Path, val: Any) -> None:

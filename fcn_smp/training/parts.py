@@ -67,6 +67,11 @@ def build(recipe: Recipe, world: int = 1) -> Parts:
             f"The split {recipe.data.train} has no labelled pixel; fcn-smp data check tells what labels hold."
         )
     missing = [name for name, pixels in zip(train_set.classes, counts.pixels, strict=True) if not pixels]
+    if missing and recipe.model.binary:
+        raise UserError(
+            f"The split {recipe.data.train} has not a pixel of {missing[0]}; see what the labels hold by fcn-smp data"
+            " check (255 is void, unless data.names gives it to a class)."
+        )
     if missing:
         notes.append(f"The split {recipe.data.train} has not a pixel of {', '.join(missing)}.")
     asked = {key: value for key, value in recipe.preprocessing if value is not None}

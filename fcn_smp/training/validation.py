@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fcn_smp.data.labels import IGNORE_INDEX
-from fcn_smp.metrics import ConfusionMatrix, Scores
+from fcn_smp.metrics import ConfusionMatrix, Scores, Thresholds
 from fcn_smp.segmenter import most_likely, stretched
 from fcn_smp.training.loaders import Batch, stop_workers, validation_batches
 from fcn_smp.training.parts import Parts
@@ -60,20 +60,29 @@ class Validation:
         model.eval()
         self._agree_on_statistics(model)
         self.predictions.clear()
-        confusion = ConfusionMatrix(len(self.parts.val.classes), IGNORE_INDEX).to(self.fabric.device)
+        counter = self._counter()
         for batch in self.batches:
             if interruption.asked:
                 break
             with self.fabric.autocast():
                 logits = model(batch.images.to(self.fabric.device))
-            prediction = most_likely(stretched(logits, batch.labels.shape[1:]))
-            confusion.update(prediction, batch.labels.to(self.fabric.device))
+            logits = stretched(logits, batch.labels.shape[1:])
+            prediction = most_likely(logits)
+            found = logits[:, 0].float().sigmoid() if isinstance(counter, Thresholds) else prediction
+            counter.update(found, batch.labels.to(self.fabric.device))
             if len(self.predictions) < self.samples:
                 self.predictions.append(prediction[0].cpu())
         asked = torch.tensor([interruption.asked], dtype=torch.int64, device=self.fabric.device)
-        *counts, asked = add_up(self.fabric, torch.cat([confusion.counts.flatten(), asked])).cpu()
-        confusion.counts = torch.stack(counts).view_as(confusion.counts)
+        *counts, asked = add_up(self.fabric, torch.cat([counter.counts.flatten(), asked])).cpu()
+        counter.counts = torch.stack(counts).view_as(counter.counts)
+        confusion = counter.confusion() if isinstance(counter, Thresholds) else counter
         return None if asked else confusion.scores()
+
+    def _counter(self) -> ConfusionMatrix | Thresholds:
+        """Return what counts; of a single score, so that each epoch is judged at its own best threshold."""
+        if self.parts.loss.binary:
+            return Thresholds(IGNORE_INDEX).to(self.fabric.device)
+        return ConfusionMatrix(len(self.parts.val.classes), IGNORE_INDEX).to(self.fabric.device)
 
     def _agree_on_statistics(self, model: nn.Module) -> None:
         """Take the first process's statistics of batch norms in all; they are the ones that are saved."""
