@@ -124,7 +124,7 @@ class Thresholds(torch.nn.Module):
     def update(self, probability: Tensor, target: Tensor) -> None:
         """Add tensors of one shape: probabilities of class 1 in [0, 1], and classes 0, 1 or ``ignore_index``."""
         labelled = target != self.ignore_index
-        column = (probability[labelled].double() * BINS).ceil().long()
+        column = (probability[labelled] * BINS).ceil().long()
         pairs = target[labelled].long() * (BINS + 1) + column
         self.counts += torch.bincount(pairs, minlength=2 * (BINS + 1)).view(2, BINS + 1)
 
