@@ -530,7 +530,8 @@ def shipped_recipes() -> dict[str, Path]:
     package = Path(str(resources.files("fcn_smp")))
     # In a wheel they lie inside the package, in a checkout beside it.
     folder = next(folder for folder in (package / "recipes", package.parent / "recipes") if folder.is_dir())
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+    paths = sorted(folder.rglob("*.yaml"), key=lambda path: path.with_suffix(""))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
 
 def json_schema() -> dict[str, Any]:

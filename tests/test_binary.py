@@ -217,8 +217,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "balls.yaml").write_text(RECIPE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        code, _, err = run_command("train", "balls.yaml", "-o", "run")
+        code, out, err = run_command("train", "balls.yaml", "-o", "run")
     assert code == 0, err
+    scores = json.loads((folder / "run/eval/val/scores.json").read_text())
+    result = f"mean IU {100 * scores['mean_iu']:.2f} %, pixel accuracy {100 * scores['pixel_accuracy']:.2f} %"
+    assert f"epoch 8: {result}, threshold {scores['threshold']:.3g} on val." in out
     return folder
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def _train_one(fabric: Fabric, recipe: Recipe, run: Path, console: Console) -> N
         finally:
             for logger in loop.loggers:
                 logger.close()
-        _finish(fabric, recipe, parts, loop, run)
+        _finish(fabric, recipe, parts, loop, run, console)
 
 
 def _build(fabric: Fabric, recipe: Recipe, run: Path | None, limit: int | None = None) -> tuple[Parts, Loop]:
@@ -157,7 +157,7 @@ def _explained(error: NotFinite, parts: Parts, loop: Loop, run: Path | None) -> 
     )
 
 
-def _finish(fabric: Fabric, recipe: Recipe, parts: Parts, loop: Loop, run: Path) -> None:
+def _finish(fabric: Fabric, recipe: Recipe, parts: Parts, loop: Loop, run: Path, console: Console) -> None:
     """Score the best weights as ``fcn-smp eval`` does, and save them as a model; that comes last."""
     if fabric.is_global_zero:
         write_csv(run / "metrics.csv", COLUMNS, loop.state.rows)
@@ -178,7 +178,17 @@ def _finish(fabric: Fabric, recipe: Recipe, parts: Parts, loop: Loop, run: Path)
         evaluation.write(summary, run / "eval" / Path(split).stem)
         segmenter.model.cpu()
         segmenter.save(run / "model", _card(recipe, parts, loop, run, summary))
+        console.print(_result(summary, loop.state.best_epoch), highlight=False, soft_wrap=True, markup=False)
     fabric.barrier()  # a stage that follows reads the model
+
+
+def _result(summary: Mapping[str, Any], best_epoch: int) -> str:
+    names = {"mean_iu": "mean IU", "pixel_accuracy": "pixel accuracy"}
+    scores = [f"{title} {100 * summary[key]:.2f} %" for key, title in names.items() if summary[key] is not None]
+    threshold = [f"threshold {summary['threshold']:.3g}"] if "threshold" in summary else []
+    return (
+        f"The best weights are those of epoch {best_epoch}: {', '.join([*scores, *threshold])} on {summary['split']}."
+    )
 
 
 def _card(recipe: Recipe, parts: Parts, loop: Loop, run: Path, summary: dict[str, Any]) -> str:
