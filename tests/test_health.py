@@ -89,7 +89,9 @@ def complaints(recipe, *overrides):
     assert (code, err) == (0, "")
     *said, _ = out.splitlines()
     return [
-        line for line in said if not line.startswith(("epoch ", "Ended after ")) and "million weights on" not in line
+        line
+        for line in said
+        if not line.startswith(("epoch ", "Ended after ", "The best weights ")) and "million weights on" not in line
     ]
 
 
