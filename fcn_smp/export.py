@@ -23,7 +23,7 @@ from fcn_smp.errors import UserError
 from fcn_smp.files import whole
 from fcn_smp.models.any_size import Padded
 from fcn_smp.models.encoder import Preprocessing
-from fcn_smp.segmenter import Segmenter, logit
+from fcn_smp.segmenter import Segmenter
 
 TOLERANCE = 1e-4
 """How far a logit may be off, relative to the largest one; docs/export.md has the measurements behind it."""
@@ -118,7 +118,7 @@ class _Graph(nn.Module):
         self.prepare = _Prepare(segmenter.preprocessing) if with_preprocessing else nn.Identity()
         self.model = segmenter.model
         self.argmax = argmax
-        self.least = logit(segmenter.threshold)
+        self.least = torch.tensor(segmenter.threshold).logit().item()
         self.input = torch.uint8 if with_preprocessing else torch.float32
         self.output = "labels" if argmax else "logits"
 

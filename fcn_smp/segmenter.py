@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,13 +39,8 @@ def most_likely(logits: Tensor, threshold: float = 0.5) -> Tensor:
         threshold: Probability in (0, 1) above which a pixel is of class 1, where there is a single logit.
     """
     if logits.shape[1] == 1:
-        return (logits[:, 0] > logit(threshold)).long()
+        return (logits[:, 0].sigmoid() > threshold).long()
     return logits.argmax(1)
-
-
-def logit(probability: float) -> float:
-    """Return the logit whose sigmoid is a probability in (0, 1)."""
-    return math.log(probability / (1 - probability))
 
 
 class Segmenter:

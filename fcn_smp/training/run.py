@@ -15,6 +15,7 @@ from fcn_smp import evaluation
 from fcn_smp.curves import draw_curves
 from fcn_smp.errors import UserError
 from fcn_smp.files import remove_unfinished, whole, write_csv
+from fcn_smp.metrics import Thresholds
 from fcn_smp.model_card import Split, model_card
 from fcn_smp.recipe import Recipe
 from fcn_smp.segmenter import Segmenter
@@ -165,12 +166,11 @@ def _finish(fabric: Fabric, recipe: Recipe, parts: Parts, loop: Loop, run: Path,
     parts.model.load_state_dict(checkpoint.load(run / "checkpoints" / "best.ckpt")["model"])
     classes = parts.train.classes
     segmenter = Segmenter(parts.model.to(fabric.device), parts.preprocessing, classes, parts.train.palette)
-    if segmenter.binary:
-        thresholds = evaluation.thresholds(segmenter, parts.val, share=loop.validation.share)
-        thresholds.counts = add_up(fabric, thresholds.counts.to(fabric.device)).cpu()
-        segmenter.threshold = thresholds.best()
-    confusion = evaluation.evaluate(segmenter, parts.val, share=loop.validation.share)
+    count = evaluation.thresholds if segmenter.binary else evaluation.evaluate
+    confusion = count(segmenter, parts.val, share=loop.validation.share)
     confusion.counts = add_up(fabric, confusion.counts.to(fabric.device)).cpu()
+    if isinstance(confusion, Thresholds):
+        segmenter.threshold, confusion = confusion.best(), confusion.confusion()
     if fabric.is_global_zero:
         split = recipe.data.val
         about = {"model": str(run), "split": split, "images": len(parts.val)}
