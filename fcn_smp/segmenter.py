@@ -3,14 +3,14 @@
 import contextlib
 import io
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from segmentation_models_pytorch.base import SegmentationModel
 from torch import Tensor
@@ -21,14 +21,19 @@ from fcn_smp.data.transforms import Preprocess
 from fcn_smp.data.voc import voc_palette
 from fcn_smp.errors import UserError
 from fcn_smp.files import whole
+from fcn_smp.inference import (
+    Inference,
+    blended,
+    bytes_per_pixel,
+    grid_of,
+    places,
+    side_that_fits,
+    takes_windows,
+    views,
+)
 from fcn_smp.models.encoder import Preprocessing
 
-
-def stretched(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Interpolate logits (N, C, h, w) of an image that was resized for the network to the image's size (N, C, H, W)."""
-    if logits.shape[2:] == tuple(size):
-        return logits
-    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+_WHOLE = Inference(window=None)
 
 
 def most_likely(logits: Tensor, threshold: float = 0.5) -> Tensor:
@@ -85,7 +90,13 @@ class Segmenter:
         """The threshold, where there is one."""
         return {"threshold": self.threshold} if self.binary else {}
 
-    def predict(self, image: Array) -> Array:
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    def predict(self, image: Array, inference: Inference = _WHOLE) -> Array:
         """Map an RGB image, uint8 (H, W, 3), to the most likely class of each pixel, uint8 (H, W).
 
         Raises:
@@ -94,21 +105,66 @@ class Segmenter:
         """
         if len(self.classes) > 255:
             raise UserError(f"The model has {len(self.classes)} classes; a label picture holds 255 at most.")
-        label = most_likely(self.logits(image), self.threshold)[0]
-        return np.asarray(label.to(torch.uint8).cpu())
+        bands = [most_likely(band, self.threshold)[0].to(torch.uint8) for band in self.bands([image], inference)]
+        return np.asarray(torch.cat(bands).cpu())
 
-    @torch.inference_mode()
-    def logits(self, image: Array) -> Tensor:
+    def logits(self, image: Array, inference: Inference = _WHOLE) -> Tensor:
         """Map an RGB image, uint8 (H, W, 3), to float logits (1, C, H, W).
 
         Raises:
             TypeError: The image is something else.
         """
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise TypeError("The image must be an array of uint8 with the shape (height, width, 3).")
-        device = next(self.model.parameters()).device
-        logits: Tensor = self.model(self._preprocess(image)[None].to(device))
-        return stretched(logits, image.shape[:2])
+        return torch.cat(list(self.bands([image], inference)), 2)
+
+    @torch.inference_mode()
+    def bands(self, images: Sequence[Array], inference: Inference = _WHOLE) -> Iterator[Tensor]:
+        """Map a batch of RGB images of one size, uint8 (H, W, 3), to their logits.
+
+        Yields:
+            Float logits (N, C, h, W) of the next h rows, from the top to the bottom: all rows at once, or with windows
+            as many as they are apart, so that the logits of a large image need not exist all at a time.
+
+        Raises:
+            TypeError: The images are something else.
+            UserError: The network takes no windows, but they are asked for.
+        """
+        for image in images:
+            if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise TypeError("The image must be an array of uint8 with the shape (height, width, 3).")
+        height, width = images[0].shape[:2]
+        side = self.window_side(height, width, inference, len(images))
+
+        def logits(rows: slice, columns: slice) -> Tensor:
+            parts = [image[rows, columns] for image in images]
+            batch = torch.stack([self._preprocess(part) for part in parts]).to(self.device)
+            return views(self.model, batch, inference, parts[0].shape[:2])
+
+        if side is None:
+            yield logits(slice(None), slice(None))
+            return
+        overlap = side // 4 if inference.overlap is None else inference.overlap
+        rows, columns = (places(length, side, overlap, grid_of(self.model)) for length in (height, width))
+        yield from blended(logits, rows, columns)
+
+    def window_side(self, height: int, width: int, inference: Inference, images: int = 1) -> int | None:
+        """Return the side of the windows in which so many images of a size are run through; None: whole.
+
+        Raises:
+            UserError: The network takes no windows, but they are asked for.
+        """
+        takes = self.preprocessing.resize is None and takes_windows(self.model)
+        if inference.window is None or (inference.window == "auto" and not takes):
+            return None
+        if not takes:
+            raise UserError("The network sees every image at one size, so there are no windows; leave --window away.")
+        if inference.window != "auto":
+            return inference.window if max(height, width) > inference.window else None
+        per_pixel = self._bytes_per_pixel * images * max(1, *inference.scales) ** 2
+        return side_that_fits(height, width, per_pixel, self.device)
+
+    @cached_property
+    def _bytes_per_pixel(self) -> float:
+        return bytes_per_pixel(self.model)
 
     def save(self, directory: Path, card: str | None = None) -> None:
         """Write a model directory, which ``smp.from_pretrained`` loads too.
@@ -137,9 +193,14 @@ class Segmenter:
     def load(cls, source: str | Path, device: str | torch.device = "cpu") -> Self:
         """Load a run directory, a model directory or a model of the Hugging Face Hub.
 
+        Args:
+            source: The directory, or the name on the Hub.
+            device: Where it is to run; ``auto`` for an accelerator, if there is one.
+
         Raises:
-            UserError: There is no model that was saved by this package.
+            UserError: There is no model that was saved by this package, or no such device.
         """
+        device = _present(device)
         directory = _model_directory(str(source))
         try:
             # The hub library prints where it loads from.
@@ -157,6 +218,14 @@ class Segmenter:
             raise UserError(f"{source} was not saved by fcn-smp: its config.json lacks {error}.") from error
         threshold = model.config.get("_threshold", 0.5)  # models of release 0.1 have none
         return cls(model.to(device), Preprocessing(**preprocessing), classes, palette, threshold)
+
+
+def _present(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.accelerator.current_accelerator(check_available=True) if device == "auto" else device
+        return torch.zeros(0, device=found or "cpu").device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device} is not to be had here; cpu always is.") from error
 
 
 def _model_directory(source: str) -> str:

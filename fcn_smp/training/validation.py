@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fcn_smp.data.labels import IGNORE_INDEX
+from fcn_smp.inference import stretched
 from fcn_smp.metrics import ConfusionMatrix, Scores, Thresholds
-from fcn_smp.segmenter import most_likely, stretched
+from fcn_smp.segmenter import most_likely
 from fcn_smp.training.loaders import Batch, stop_workers, validation_batches
 from fcn_smp.training.parts import Parts
 from fcn_smp.training.processes import Interruption, add_up
