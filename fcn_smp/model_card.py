@@ -1,15 +1,15 @@
 """What a model directory says of its model, for people and for the Hugging Face Hub."""
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import yaml
 
-from fcn_smp.recipe import Recipe, shipped_recipes
+from fcn_smp.public import last_component, names_a_place, public, public_command
+from fcn_smp.recipe import Recipe
 
-_METRICS = {
+METRICS = {
     "mean_iu": ("mean_iou", "Mean IU"),
     "pixel_accuracy": ("pixel_accuracy", "Pixel accuracy"),
     "mean_accuracy": ("mean_accuracy", "Mean accuracy"),
@@ -26,11 +26,6 @@ _DATA = {
     "demo": "scenes that fcn_smp draws itself",
 }
 _PAPER = "[Fully Convolutional Networks for Semantic Segmentation](https://arxiv.org/abs/1411.4038)"
-
-# Keys whose value may be a relative path; elsewhere, as in names of classes and encoders, a slash need not be of one.
-_PATHS = ("root", "train", "val", "names", "encoder_weights", "decoder_hidden_weights", "init_from")
-_ABSOLUTE = re.compile(r"(^|[\s:=])(/\S|~\S*/|\\\S|[A-Za-z]:[/\\])")
-_BY_CLASS = ("classes", "names", "class_weights")
 
 _USAGE = """\
 In Python, with `fcn_smp` installed, in this folder or with the model's name on the Hub in place of `.`:
@@ -102,10 +97,10 @@ def model_card(
 def _front_matter(recipe: Recipe, summary: Mapping[str, Any]) -> dict[str, Any]:
     metrics = [
         {"type": kind, "name": name, "value": summary[key]}
-        for key, (kind, name) in _METRICS.items()
+        for key, (kind, name) in METRICS.items()
         if summary[key] is not None
     ]
-    dataset = {"type": recipe.data.kind, "name": _data(recipe), "split": _public(summary["split"], "val")}
+    dataset = {"type": recipe.data.kind, "name": data_name(recipe), "split": public(summary["split"], "val")}
     task = {"type": "image-segmentation", "name": "Semantic segmentation"}
     library = "segmentation-models-pytorch"
     front = {
@@ -122,7 +117,7 @@ def _front_matter(recipe: Recipe, summary: Mapping[str, Any]) -> dict[str, Any]:
 def _description(recipe: Recipe, classes: int) -> str:
     return (
         f"{_network(recipe.model.arch)}, with the encoder"
-        f" {_escape(_public(recipe.model.encoder_name, 'encoder_name'))}, for semantic segmentation into {classes}"
+        f" {_escape(public(recipe.model.encoder_name, 'encoder_name'))}, for semantic segmentation into {classes}"
         " classes.\n"
     )
 
@@ -152,12 +147,12 @@ def _what_to_know(recipe: Recipe, summary: Mapping[str, Any]) -> str:
 def _scores(recipe: Recipe, summary: Mapping[str, Any]) -> str:
     split = summary["split"]
     lines = [
-        f"On {_counted(summary['images'])} of the split {_escape(_public(split, 'val'))}, whole and at native size,"
-        f" without void. {_honesty(recipe, split)}",
+        f"On {_counted(summary['images'])} of the split {_escape(public(split, 'val'))}, whole and at native size,"
+        f" without void. {honesty(recipe, split)}",
         "",
         "| metric | value |",
         "|---|---:|",
-        *(f"| {name} | {_percent(summary[key])} |" for key, (_, name) in _METRICS.items()),
+        *(f"| {name} | {_percent(summary[key])} |" for key, (_, name) in METRICS.items()),
         *_binary_scores(summary),
         "",
         "| | class | IU | accuracy | pixels |",
@@ -178,7 +173,8 @@ def _binary_scores(summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"| Threshold, chosen on this split | {summary['threshold']:.3g} |"
 
 
-def _honesty(recipe: Recipe, split: str) -> str:
+def honesty(recipe: Recipe, split: str) -> str:
+    """Return a sentence that says what the scores on a split are worth."""
     if split == recipe.data.val:
         return "The best of the validations on this split was kept, so the scores are a little optimistic."
     if split == recipe.data.train:
@@ -191,7 +187,7 @@ def _training(recipe: Recipe, splits: Sequence[Split], epochs: int, best_epoch: 
     trainer, optimizer, schedule = recipe.trainer, recipe.optimizer, recipe.schedule
     warmup = f" after {schedule.warmup_steps} steps of warm-up" if schedule.warmup_steps else ""
     lines = [
-        f"* Data: {_data(recipe)}; {', '.join(used)}",
+        f"* Data: {data_name(recipe)}; {', '.join(used)}",
         f"* Start: {_start(recipe)}",
         f"* {epochs} of {trainer.epochs} epochs in batches of {trainer.batch_size}; these are the weights of epoch"
         f" {best_epoch}",
@@ -200,7 +196,7 @@ def _training(recipe: Recipe, splits: Sequence[Split], epochs: int, best_epoch: 
         f"* Augmentation: {_augmentation(recipe)}",
         *(f"* Fingerprint of {split.role}: `{split.fingerprint}`" for split in splits),
     ]
-    block = _yaml(_public(recipe.model_dump(mode="json"), ""))
+    block = _yaml(public(recipe.model_dump(mode="json"), ""))
     return "\n".join(lines) + f"\n\n<details><summary>The recipe</summary>\n\n```yaml\n{block}```\n\n</details>\n"
 
 
@@ -208,11 +204,11 @@ def _start(recipe: Recipe) -> str:
     model = recipe.model
     if model.init_from:
         # A local one has an absolute path in a recipe that was read; the name of one on the Hub is public.
-        local = _ABSOLUTE.search(model.init_from)
-        source = _last_component(model.init_from.removesuffix("/model")) if local else model.init_from
+        local = names_a_place(model.init_from)
+        source = last_component(model.init_from.removesuffix("/model")) if local else model.init_from
         return f"the model {_escape(source)}"
     if model.encoder_weights:
-        return f"encoder weights {_escape(_public(model.encoder_weights, 'encoder_weights'))}"
+        return f"encoder weights {_escape(public(model.encoder_weights, 'encoder_weights'))}"
     return "random weights"
 
 
@@ -241,52 +237,13 @@ def _origin(starts: Sequence[Mapping[str, Any]]) -> str:
     if commit:
         changed = " with changes" if last["git"]["package"]["dirty"] else ""
         lines.append(f"* Commit {commit} of fcn_smp{changed}")
-    command = shlex.join(map(_public_argument, shlex.split(first["command"])))
-    return "\n".join(lines) + f"\n\n```console\n$ {command}\n```\n"
+    return "\n".join(lines) + f"\n\n```console\n$ {public_command(first['command'])}\n```\n"
 
 
-def _data(recipe: Recipe) -> str:
+def data_name(recipe: Recipe) -> str:
+    """Return what people call the data set of a recipe."""
     data = recipe.data
     return f"PASCAL VOC {data.year}" if data.kind == "voc" else _DATA[data.kind]
-
-
-def _public(value: Any, key: str) -> Any:
-    """Return a value of a recipe, which stands under ``key``, with the last component alone of every path."""
-    if isinstance(value, dict):
-        return {name: _public(inner, "" if key in _BY_CLASS else name) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_public(inner, "") for inner in value]
-    if isinstance(value, str) and (key in _PATHS or _ABSOLUTE.search(value)):
-        return _last_component(value)
-    return value
-
-
-def _public_argument(argument: str) -> str:
-    """Return an argument of the command line likewise: a file, an option, or ``key=value`` of the recipe."""
-    if argument in shipped_recipes():
-        return argument
-    key, equals, value = argument.partition("=")
-    if not equals or not re.fullmatch(r"[\w.-]+", key):
-        return _last_component(argument)
-    if key.startswith("-"):
-        return f"{key}={_last_component(value)}"
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        return f"{key}={_last_component(value)}"
-    public = _public(parsed, key.rpartition(".")[2])
-    if public == parsed:
-        return argument
-    return f"{key}={public if isinstance(public, str) else _flow(public)}"
-
-
-def _flow(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6).strip()
-
-
-def _last_component(path: str) -> str:
-    parts = [part for part in re.split(r"[/\\]", path) if part]
-    return parts[-1] if parts else path
 
 
 def _yaml(value: Any) -> str:

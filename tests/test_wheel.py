@@ -14,5 +14,6 @@ def test_the_wheel_holds_recipes_splits_and_types(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"fcn_smp/recipes/{path.name}" for path in (root / "recipes").glob("*.yaml")} <= names
     assert {f"fcn_smp/data/splits/{path.name}" for path in (root / "fcn_smp/data/splits").iterdir()} <= names
-    assert "fcn_smp/py.typed" in names
+    page = {"page.html.j2", "parts.html.j2", "page.css", "page.js"}
+    assert {"fcn_smp/py.typed", *(f"fcn_smp/reporting/{name}" for name in page)} <= names
     assert not [name for name in names if name.startswith(("tests", "docs", "recipes"))]
