@@ -17,8 +17,9 @@ demo: $(STAMP) ## Train on drawn scenes, score and predict held-out ones (one mi
 	$(BIN)/fcn-smp predict $$run "$(SCENES)/JPEGImages/test_*.jpg" --output $$run/predictions && \
 	echo && \
 	echo "run directory   $$run" && \
+	echo "the report      $$run/report.html (opens in any browser)" && \
 	echo "while training  $$run/samples/*.png (image, truth, prediction)" && \
-	echo "held-out scenes $$run/predictions/*_overlay.png"
+	echo "held-out scenes $$run/predictions/*_overlay.jpg, the worst of them $$run/eval/test/worst.png"
 
 test: $(STAMP) ## Run the whole test suite
 	$(BIN)/python -m pytest

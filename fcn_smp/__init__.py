@@ -17,6 +17,8 @@ from wrapt import register_post_import_hook
 if TYPE_CHECKING:
     from segmentation_models_pytorch import from_pretrained
 
+    from fcn_smp.evaluation import evaluate
+    from fcn_smp.inference import Inference
     from fcn_smp.models.dilated import DilatedFCN
     from fcn_smp.models.fcn import FCN2s, FCN4s, FCN8s, FCN16s, FCN32s
     from fcn_smp.models.origins.classic_unet import ClassicUNet
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from fcn_smp.models.origins.plain_fcn import PlainFCN
     from fcn_smp.models.origins.simplified_unet import SimplifiedUNet
     from fcn_smp.models.origins.transfer_fcn import TransferFCN
+    from fcn_smp.prediction import predict
+    from fcn_smp.reporting import report
+    from fcn_smp.segmenter import Segmenter
 
 __version__ = version("fcn_smp")
 __all__ = [
@@ -36,12 +41,27 @@ __all__ = [
     "FCN32s",
     "FeatureFCN2s",
     "FeatureFCN8s",
+    "Inference",
     "PlainFCN",
+    "Segmenter",
     "SimplifiedUNet",
     "TransferFCN",
     "__version__",
+    "evaluate",
     "from_pretrained",
+    "predict",
+    "report",
 ]
+
+_TOOLS = {
+    "Inference": "fcn_smp.inference",
+    "Segmenter": "fcn_smp.segmenter",
+    "evaluate": "fcn_smp.evaluation",
+    "from_pretrained": "segmentation_models_pytorch",
+    "predict": "fcn_smp.prediction",
+    "report": "fcn_smp.reporting",
+}
+"""What is no network, and where it is; imported when it is asked for."""
 
 # SMP takes seconds to import, so it is not imported here: the command line answers at once, and in user code the
 # hook runs right after SMP's import, or now if SMP is there already.
@@ -53,8 +73,6 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "from_pretrained":
-        return import_module("segmentation_models_pytorch").from_pretrained
     if name in __all__:
-        return getattr(import_module("fcn_smp.registry"), name)
+        return getattr(import_module(_TOOLS.get(name, "fcn_smp.registry")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

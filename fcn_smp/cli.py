@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from fcn_smp.data.download import Progress as Watch
+    from fcn_smp.inference import Inference
     from fcn_smp.segmenter import Segmenter
 
 app = typer.Typer(
@@ -43,6 +44,23 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe: trainer.epochs=3")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...", metavar="DEVICE")]
+Tta = Annotated[
+    str | None,
+    typer.Option(
+        "--tta",
+        metavar="flip,scales=A..B",
+        help="Average over the mirrored image and over scales: flip,scales=0.5..1.75 (takes many times as long).",
+        show_default="none",
+    ),
+]
+Window = Annotated[
+    str,
+    typer.Option(
+        "--window",
+        metavar="auto|none|SIDE",
+        help="Side in pixels of the windows into which large images are cut; none: whole; auto: whole where they fit.",
+    ),
+]
 
 
 def main() -> None:
@@ -104,68 +122,185 @@ def evaluate(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split to score.", show_default="the recipe's data.val")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for the scores.", show_default="RUN/eval/SPLIT")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the scores.", show_default="RUN/eval/SPLIT, or SPLIT_tta"),
     ] = None,
     device: Device = "auto",
+    tta: Tta = None,
+    window: Window = "auto",
     protocol: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Count as this project does, too, or as all; may be repeated."),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="RUN2", help="Compare with this model on the same images, by paired tests."),
+    ] = None,
+    voc_server: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.tgz",
+            help="Score nothing, but predict --split (test) into the archive that VOC's evaluation server takes.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Score a model at native size: the four metrics of the paper, and each class."""
+    """Score a model at native size: the four metrics of the paper, each class, boundaries, the worst images."""
+    from fcn_smp.inference import parse
     from fcn_smp.recipe import load_recipe
 
+    inference = parse(tta, window)
     own = Path(run) / "recipe.yaml"
     if recipe is None and not own.is_file():
         raise UserError(f"{run} is no run directory with a recipe.yaml; name a recipe with --recipe.")
     data = load_recipe(recipe or own, overrides or []).data
-    from fcn_smp import evaluation
-    from fcn_smp.protocols import protocol_scores
+    console = _console(stderr=as_json)
+    if voc_server:
+        _write_server_archive(console, _load(run, device), data, split or "test", voc_server, inference)
+        return
+    from fcn_smp import evaluation, score_files, tables
 
     split = split or data.val
-    directory = output or (Path(run) / "eval" / Path(split).stem if Path(run).is_dir() else None)
     dataset = data.load(split)
-    protocols = protocol_scores(protocol or [], len(dataset.classes))
-    segmenter = _load(run, device)
-    console = _console(stderr=as_json)
+    folder = Path(split).stem + "_tta" * (inference.views > 1)
+    directory = output or (Path(run) / "eval" / folder if Path(run).is_dir() else None)
+    models = {name: _load(name, device) for name in (run, against) if name}
+    scores = {}
     with _progress(console) as progress:
-        task = progress.add_task(f"scoring {split}", total=len(dataset))
-        advance = partial(progress.advance, task)
-        scores = evaluation.evaluate(segmenter, dataset, advance, protocols=protocols.values()).scores()
-    about = {"model": run, "split": split, "images": len(dataset), **segmenter.chosen}
-    summary = evaluation.summary(scores, segmenter.classes, protocols, **about)
+        for name, segmenter in models.items():
+            task = progress.add_task(f"scoring {split}", total=len(dataset))
+            advance = partial(progress.advance, task)
+            scores[name] = evaluation.evaluate(
+                segmenter, dataset, inference=inference, protocols=protocol or [], advance=advance
+            )
+    summary = scores[run].summary(model=run, split=split, images=len(dataset))
+    if against:
+        summary["against"] = scores[run].against(scores[against], against)
     if directory:
-        evaluation.write(summary, directory)
+        score_files.write_scores(scores[run], summary, directory)
+        score_files.write_samples(scores[run], models[run], dataset, directory, inference)
     if as_json:
-        print(json.dumps(summary, indent=2))
+        print(score_files.to_json(summary), end="")
         return
-    _print_scores(console, summary)
-    if protocols:
-        _print_protocols(console, summary)
+    tables.print_scores(console, summary)
+    if protocol:
+        tables.print_protocols(console, summary)
+    if against:
+        tables.print_comparison(console, summary)
     if directory:
-        console.print(f"Written to {directory}.", highlight=False, soft_wrap=True)
+        console.print(f"Written to {directory}; look at worst.png.", highlight=False, soft_wrap=True)
+
+
+def _write_server_archive(
+    console: "Console", segmenter: "Segmenter", data: Any, split: str, path: Path, inference: "Inference"
+) -> None:
+    from fcn_smp.voc_server import server_images, write_server_archive
+
+    if data.kind != "voc":
+        raise UserError(f"--voc-server is for data of kind voc; the recipe's is {data.kind}.")
+    storage, images = server_images(data.root, data.year, split)
+    with _progress(console) as progress:
+        task = progress.add_task(f"predicting {split}", total=len(images))
+        advance = partial(progress.advance, task)
+        write_server_archive(segmenter, storage, images, data.year, path, inference, advance)
+    line = f"{path} holds the predictions of {len(images):,} images of {split}."
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 @app.command()
 def predict(
     run: Run,
-    images: Annotated[list[str], typer.Argument(help="Files, folders or glob patterns.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")],
+    images: Annotated[
+        list[str], typer.Argument(help="Files, folders with all that is in them, glob patterns, .txt lists of paths.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for what is written.")],
+    no_overlay: Annotated[bool, typer.Option("--no-overlay", help="Write no NAME_overlay.jpg.")] = False,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Write NAME_confidence.png: 255 times the probability of the label.")
+    ] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write NAME.npz: those of all classes, float16 (C, H, W).")
+    ] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Write only what is not there yet, as after an interruption.")
+    ] = False,
+    tta: Tta = None,
+    window: Window = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images of one size run at once.", show_default="1 on a CPU, else 8")
+    ] = None,
     device: Device = "auto",
 ) -> None:
-    """Label images: a PNG of classes with a colour palette, and an overlay, each of the image's size."""
-    from fcn_smp import prediction
+    """Label images: NAME.png holds the class of each pixel, NAME_overlay.jpg shows them on the image.
 
-    paths = prediction.find_images(images)
+    The pixels of NAME.png are class numbers with a palette of colours: viewers that ignore the palette show it nearly
+    black. Images that cannot be read are named and passed over; the exit code is then 1.
+    """
+    from fcn_smp import prediction
+    from fcn_smp.inference import parse
+
+    inference = parse(tta, window)
+    wanted = {"label": True, "overlay": not no_overlay, "confidence": confidence, "probabilities": probabilities}
+    kinds = [kind for kind in prediction.ENDINGS if wanted[kind]]
+    found = prediction.find_images(images, output)
+    jobs = prediction.plan(found, output, kinds, skip_existing=skip_existing)
     segmenter = _load(run, device)
     console = _console()
-    with _progress(console) as progress:
-        task = progress.add_task("predicting", total=len(paths))
-        for _ in prediction.predict(segmenter, paths, output):
+    failures: list[UserError] = []
+    with _rated_progress(console) as progress:
+        task = progress.add_task("predicting", total=len(jobs))
+
+        def done(_: prediction.Job, error: UserError | None) -> None:
+            if error:
+                failures.append(error)
+                print(f"fcn-smp: {error}", file=sys.stderr)
             progress.advance(task)
-    count = f"{len(paths)} image{'s' * (len(paths) > 1)}"
-    console.print(f"{count} labelled; the pictures are in {output}.", highlight=False, soft_wrap=True)
+
+        try:
+            prediction.predict_files(segmenter, jobs, done, inference=inference, batch_size=batch_size)
+        except KeyboardInterrupt as error:
+            print("fcn-smp: interrupted; the same command with --skip-existing goes on.", file=sys.stderr)
+            raise typer.Exit(130) from error
+    labelled, present = len(jobs) - len(failures), len(found) - len(jobs)
+    line = f"{labelled:,} image{'s' * (labelled != 1)} labelled; what is written is in {output}."
+    if present:
+        line += f" {present:,} had been before."
+    if failures:
+        line += f" {len(failures):,} of {len(found):,} failed."
+    console.print(line, highlight=False, soft_wrap=True, markup=False)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _rated_progress(console: "Console") -> "Progress":
+    """Return a bar with count, images per second and the time that is left."""
+    from rich import progress as bars
+    from rich.text import Text
+
+    class Rate(bars.ProgressColumn):
+        def render(self, task: bars.Task) -> Text:
+            return Text(f"{task.speed:.1f} images/s" if task.speed else "")
+
+    count, left = bars.MofNCompleteColumn(), bars.TimeRemainingColumn()
+    columns = bars.TextColumn("{task.description}"), bars.BarColumn(), count, Rate(), left
+    return bars.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run directories.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="HTML file to write.", show_default="RUN/report.html of one run"),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split whose scores are shown.", show_default="the recipe's data.val")
+    ] = None,
+) -> None:
+    """Write one HTML page about a run, or one that compares several or the stages of one, to hand on."""
+    from fcn_smp.reporting import report as report_
+
+    print(f"The report is {report_(runs, output, split=split)}.")
 
 
 @app.command()
@@ -257,7 +392,9 @@ def check_data(
     if as_json:
         print(json.dumps(summary, indent=2))
     else:
-        _print_check(console, summary)
+        from fcn_smp.tables import print_check
+
+        print_check(console, summary)
     if not summary["clean"]:
         raise typer.Exit(1)
 
@@ -368,16 +505,8 @@ def options(
 
 
 def _load(run: str, device: str) -> "Segmenter":
-    import torch
-
     from fcn_smp.segmenter import Segmenter
 
-    if device == "auto":
-        device = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device} is not to be had here; cpu always is.") from error
     return Segmenter.load(run, device)
 
 
@@ -412,82 +541,3 @@ def _steps(console: "Console") -> "Iterator[Watch]":
             bars.update(tasks[step], total=total, completed=done, amount=shown)
 
         yield progress
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
-
-
-def _print_scores(console: "Console", summary: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    table = Table("class")
-    for header in ("IU %", "accuracy %", "pixels"):
-        table.add_column(header, justify="right")
-    for row in summary["per_class"]:
-        table.add_row(row["class"], _percent(row["iu"]), _percent(row["accuracy"]), f"{row['pixels']:,}")
-    console.print(table)
-    for key, title in (
-        ("mean_iu", "mean IU"),
-        ("pixel_accuracy", "pixel accuracy"),
-        ("mean_accuracy", "mean accuracy"),
-        ("frequency_weighted_iu", "frequency-weighted IU"),
-    ):
-        console.print(f"{title:<22} {_percent(summary[key]):>6} %", highlight=False)
-    if binary := summary.get("binary"):
-        threshold = f" above a probability of {summary['threshold']:.3g}" if "threshold" in summary else ""
-        console.print(f"{binary['class']}{threshold}:", highlight=False, markup=False)
-        for name in ("precision", "recall", "f1", "f0.5", "f2"):
-            console.print(f"{name.capitalize():<22} {_percent(binary[name]):>6} %", highlight=False)
-
-
-def _print_protocols(console: "Console", summary: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    from fcn_smp.protocols import Protocol
-
-    table = Table()
-    table.add_column("protocol", no_wrap=True)
-    for header in ("mean\nIU %", "pixel\nacc. %"):
-        table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("how it counts")
-    for name, row in {"ours": {**summary, "about": Protocol().about}, **summary["protocols"]}.items():
-        table.add_row(name, _percent(row["mean_iu"]), _percent(row["pixel_accuracy"]), row["about"])
-    console.print(table)
-
-
-def _print_check(console: "Console", summary: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    from fcn_smp.data.check import WEIGHTS, by_kind
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-    def percent(part: dict[str, Any]) -> str:
-        return "-" if part["share"] is None else f"{100 * part['share']:.2f}"
-
-    splits = summary["splits"]
-    table = Table()
-    table.add_column("class", no_wrap=True)
-    for header in (*(header for split in splits for header in (f"{split} %", "images")), *WEIGHTS):
-        table.add_column(header.replace("_", " "), justify="right")
-    for row in summary["classes"]:
-        counts = [cell for split in splits for cell in (percent(row[split]), f"{row[split]['images']:,}")]
-        table.add_row(row["class"], *counts, *(f"{row[method]:.2f}" for method in WEIGHTS))
-    table.add_row("void", *(cell for split in splits.values() for cell in (percent(split["void"]), "")))
-    console.print(table)
-    for split, report in splits.items():
-        say(
-            f"{split:<5} {report['images']:,} images"
-            + ", the official number" * (report["images"] == report["official"])
-        )
-    for what in ("problems", "remarks"):
-        for kind, messages in by_kind(summary[what]):
-            say(f"{what[:-1]}, {kind}: {len(messages):,}")
-            for message in messages[:10]:
-                say(f"  {message}")
-            if len(messages) > 10:
-                say(f"  and {len(messages) - 10:,} more; --json lists all")
-    problems = len(summary["problems"])
-    say(f"{problems:,} problem{'s' * (problems > 1)}." if problems else "Clean: nothing is wrong.")

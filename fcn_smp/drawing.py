@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from fcn_smp.data.labels import IGNORE_INDEX, Array
 from fcn_smp.files import whole
@@ -25,6 +25,24 @@ def overlay(image: Array, label: Array, palette: Array, opacity: float = 0.6, cl
     return Image.fromarray((image * (1 - shown) + colors * shown).round().astype(np.uint8))
 
 
+def overlay_with_legend(image: Array, label: Array, palette: Array, classes: Sequence[str]) -> Image.Image:
+    """Lay a label's colours over its image, uint8 (H, W, 3), and name below it the classes that occur.
+
+    The background stays clear, as :func:`clear_classes` says. The letters of a large image are larger.
+    """
+    clear, occurs = clear_classes(palette, classes), Image.fromarray(label).histogram()
+    white = np.full(3, 255, np.uint8)
+    names = [
+        (f"{name} (clear)", _swatch(white)) if k in clear else (name, _swatch(palette[k]))
+        for k, name in enumerate(classes)
+        if occurs[k]
+    ]
+    picture = overlay(image, label, palette, clear=clear)
+    scale = max(1, picture.width // 1000)
+    legend = _legend(names, max(200, picture.width // scale))
+    return _stack([picture, legend.resize((scale * legend.width, scale * legend.height))])
+
+
 def clear_classes(palette: Array, classes: Sequence[str]) -> list[int]:
     """Return the classes that an overlay leaves clear: those that are called background or are black."""
     return [k for k, name in enumerate(classes) if name == "background" or not palette[k].any()]
@@ -41,7 +59,49 @@ def panel(
     present = np.unique(np.concatenate([np.unique(label) for _, *labels in rows for label in labels]))
     names = [(classes[i] if i != IGNORE_INDEX else "void", _swatch(palette[i])) for i in present]
     width = max(strip.width for strip in strips)
-    return _stack([_heading(strips[0], width), *strips, _legend(names, width)])
+    return _stack([_heading(("image", "truth", "prediction"), strips[0], width), *strips, _legend(names, width)])
+
+
+class Row(NamedTuple):
+    """An image (H, W, 3), its truth and a prediction (H, W), all uint8, and what is written above them."""
+
+    image: Array
+    truth: Array
+    prediction: Array
+    caption: str
+
+
+def comparison(
+    rows: Sequence[Row], palette: Array, classes: Sequence[str], box: tuple[int, int] = (270, 200)
+) -> Image.Image:
+    """Draw each image, beside it truth and prediction laid over it, and where they differ; below a legend.
+
+    What is wrong is orange there, what is right dim, and void is hatched.
+
+    Args:
+        rows: What is drawn, from top to bottom.
+        palette: Colour of each label, uint8 (256, 3).
+        classes: Name of each class.
+        box: Width and height in pixels into which each picture is fitted.
+    """
+    clear = clear_classes(palette, classes)
+    strips = []
+    for row in rows:
+        true, predicted = (
+            np.array(overlay(row.image, label, palette, clear=[*clear, IGNORE_INDEX]))
+            for label in (row.truth, row.prediction)
+        )
+        true = np.array(_hatched(Image.fromarray(true), row.truth))
+        pictures = [Image.fromarray(pixels) for pixels in (row.image, true, predicted, _errors(row))]
+        strips.append(_row([ImageOps.contain(picture, box) for picture in pictures], len(pictures), box[0]))
+    present = np.unique(np.concatenate([np.unique(label) for row in rows for label in (row.truth, row.prediction)]))
+    shown = [(classes[k], _swatch(palette[k])) for k in present if k != IGNORE_INDEX and k not in clear]
+    names = [*shown, ("wrong", _swatch(_WRONG)), ("void", _void_swatch())]
+    width = strips[0].width
+    parts = [_heading(("image", "truth", "prediction", "errors"), strips[0], width, left=_GAP)]
+    for row, strip in zip(rows, strips, strict=True):
+        parts += [_caption(row.caption, width), strip]
+    return _stack([*parts, _legend(names, width)])
 
 
 class Tile(NamedTuple):
@@ -75,12 +135,11 @@ def contact_sheet(
         (f"{name} (clear)", _swatch(np.full(3, 255, np.uint8))) if k in clear else (name, _swatch(palette[k]))
         for k, name in enumerate(classes)
     ]
-    void = np.full(_SWATCH[::-1], IGNORE_INDEX, np.uint8)
-    names.append(("void", _hatched(_swatch(np.full(3, 128, np.uint8)), void)))
+    names.append(("void", _void_swatch()))
     pictures = [_tile(tile, palette, clear, box) for tile in tiles]
     rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
-    width = min(columns, len(tiles)) * (box[0] + 2 * _GAP)
-    return _stack([*(_row(row, width) for row in rows), _legend(names, width)])
+    columns = min(columns, len(tiles))
+    return _stack([*(_row(row, columns, box[0]) for row in rows), _legend(names, columns * (box[0] + 2 * _GAP))])
 
 
 def save_image(image: Image.Image, path: Path) -> None:
@@ -90,6 +149,8 @@ def save_image(image: Image.Image, path: Path) -> None:
 
 
 _GAP = 6
+_WRONG = np.array((213, 94, 0), np.uint8)
+"""Orange of Okabe and Ito, which people of every kind of colour vision tell from grey."""
 _SWATCH = (18, 13)
 """Width and height of a colour in a legend."""
 
@@ -103,10 +164,12 @@ def _stack(parts: Sequence[Image.Image]) -> Image.Image:
     return canvas
 
 
-def _row(pictures: Sequence[Image.Image], width: int) -> Image.Image:
-    row = Image.new("RGB", (width, max(picture.height for picture in pictures) + 2 * _GAP), "white")
-    for column, picture in enumerate(pictures):
-        row.paste(picture, (column * (picture.width + 2 * _GAP) + _GAP, _GAP))
+def _row(pictures: Sequence[Image.Image], columns: int, width: int) -> Image.Image:
+    """Put pictures of so large a width at most side by side."""
+    column = width + 2 * _GAP
+    row = Image.new("RGB", (columns * column, max(picture.height for picture in pictures) + 2 * _GAP), "white")
+    for number, picture in enumerate(pictures):
+        row.paste(picture, (number * column + _GAP, _GAP))
     return row
 
 
@@ -145,21 +208,37 @@ def _swatch(color: Array) -> Image.Image:
     return Image.new("RGB", _SWATCH, tuple(int(value) for value in color))
 
 
+def _void_swatch() -> Image.Image:
+    return _hatched(_swatch(np.full(3, 128, np.uint8)), np.full(_SWATCH[::-1], IGNORE_INDEX, np.uint8))
+
+
+def _errors(row: Row) -> Array:
+    dim = np.array(Image.fromarray(row.image).convert("L").convert("RGB")) // 3
+    dim[row.truth != row.prediction] = _WRONG
+    return np.array(_hatched(Image.fromarray(dim), row.truth))
+
+
+def _caption(text: str, width: int) -> Image.Image:
+    caption = Image.new("RGB", (width, 20), "white")
+    ImageDraw.Draw(caption).text((_GAP, 3), text, fill="black", font=ImageFont.load_default(13))
+    return caption
+
+
 def _strip(images: Sequence[Array], height: int) -> Image.Image:
     scale = height / images[0].shape[0]
     width = max(1, round(images[0].shape[1] * scale))
-    strip = Image.new("RGB", (3 * width + 2 * _GAP, height + _GAP), "white")
+    strip = Image.new("RGB", (len(images) * (width + _GAP) - _GAP, height + _GAP), "white")
     for column, pixels in enumerate(images):
         resampling = Image.Resampling.BILINEAR if column == 0 else Image.Resampling.NEAREST
         strip.paste(Image.fromarray(pixels).resize((width, height), resampling), (column * (width + _GAP), 0))
     return strip
 
 
-def _heading(strip: Image.Image, width: int) -> Image.Image:
+def _heading(titles: Sequence[str], strip: Image.Image, width: int, left: int = 2) -> Image.Image:
     heading = Image.new("RGB", (width, 22), "white")
-    column = (strip.width - 2 * _GAP) // 3 + _GAP
-    for k, title in enumerate(("image", "truth", "prediction")):
-        ImageDraw.Draw(heading).text((k * column + 2, 3), title, fill="black", font=ImageFont.load_default(14))
+    column = (strip.width + _GAP) // len(titles)
+    for k, title in enumerate(titles):
+        ImageDraw.Draw(heading).text((k * column + left, 3), title, fill="black", font=ImageFont.load_default(14))
     return heading
 
 

@@ -318,9 +318,9 @@ def test_eval_prints_them(command: Any, place: Path) -> None:
     assert code == 0
     scores = json.loads((place / "run/eval/val/scores.json").read_text())
     lines = [line.split() for line in out.splitlines()]
-    assert ["ball", "above", "a", "probability", "of", f"{scores['threshold']:.3g}:"] in lines
+    assert f"A pixel is ball above a probability of {scores['threshold']:.3g}." in out.splitlines()
     for name in ("precision", "recall", "f1", "f0.5", "f2"):
-        assert [name.capitalize(), f"{100 * scores['binary'][name]:.2f}", "%"] in lines
+        assert [name.capitalize(), "of", "ball", f"{100 * scores['binary'][name]:.2f}", "%"] in lines
 
 
 def test_softmax_of_two_classes_has_these_scores_too_but_no_threshold(command: Any) -> None:

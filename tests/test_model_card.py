@@ -11,9 +11,8 @@ import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from fcn_smp import evaluation
 from fcn_smp.data.voc import voc_palette
-from fcn_smp.metrics import ConfusionMatrix
+from fcn_smp.evaluation import Counts, Evaluation
 from fcn_smp.model_card import Split, model_card
 from fcn_smp.models.encoder import Preprocessing
 from fcn_smp.recipe import load_recipe
@@ -27,9 +26,13 @@ SPLITS = (Split("train", 209, "12ab" * 16), Split("val", 1, "34cd" * 16))
 @pytest.fixture
 def summary():
     """Scores of three classes, of which the last one never occurs."""
-    confusion = ConfusionMatrix(3, 255)
-    confusion.update(torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 0, 1, 1, 1]))
-    return evaluation.summary(confusion.scores(), CLASSES, model="/home/me/run", split="val", images=1)
+    counts = Counts(1, 3)
+    counts.update(0, np.array([[0, 0, 0, 1, 1]], np.uint8), np.array([[0, 0, 1, 1, 1]], np.uint8))
+    evaluation = Evaluation(
+        CLASSES, voc_palette(), ["x"], counts.confusion.scores(), counts.confusion.counts.numpy(),
+        counts.images.numpy(), counts.boundary.scores(), protocols={}, about={},
+    )  # fmt: skip
+    return evaluation.summary(model="/home/me/run", split="val", images=1)
 
 
 def card(summary, overrides=(), *, command=("fcn-smp", "train", "demo"), starts=None, source="demo"):

@@ -15,8 +15,9 @@ import torch
 from helpers import one_sentence
 
 from fcn_smp.recipe import load_recipe
+from fcn_smp.reporting.runs import read_starts
 from fcn_smp.training import record
-from fcn_smp.training.record import check_directory, environment, read_starts, write_record
+from fcn_smp.training.record import check_directory, environment, write_record
 
 
 def git(folder, *arguments):

@@ -28,7 +28,7 @@ from test_loggers import events
 
 from fcn_smp.losses import SegmentationLoss
 from fcn_smp.metrics import ConfusionMatrix
-from fcn_smp.training.record import read_starts
+from fcn_smp.reporting.runs import read_starts
 from fcn_smp.training.reports import Display
 
 KILLS = int(os.environ.get("FCN_SMP_KILLS", "4"))

@@ -244,23 +244,29 @@ def _line(values: Sequence[Any]) -> bytes:
 
 
 def decode_image(content: bytes, name: str) -> Array:
-    """Decode an image file to RGB, uint8 (H, W, 3), turned upright as its EXIF orientation says.
-
-    Of 16 bits the upper 8 are taken, of transparent pixels the colour.
+    """Decode an image file as :func:`upright_rgb` does.
 
     Raises:
         UserError: The file is not an image or is damaged; ``name`` is how the message calls it.
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # Pillow would cut off what is above 255
-                upright = Image.fromarray((np.array(upright) >> 8).clip(0, 255).astype(np.uint8))
-            if upright.mode == "P" and "transparency" in upright.info:  # Pillow warns of the direct way
-                upright = upright.convert("RGBA")
-            return np.array(upright.convert("RGB"))
+            return upright_rgb(image)
     except Exception as error:  # a damaged file leads Pillow to errors of any kind
         raise UserError(f"{name} cannot be read as an image: {reason(error)}.") from error
+
+
+def upright_rgb(image: Image.Image) -> Array:
+    """Turn an image into RGB, uint8 (H, W, 3), upright as its EXIF orientation says.
+
+    Of 16 bits the upper 8 are taken, of transparent pixels the colour.
+    """
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # Pillow would cut off what is above 255
+        upright = Image.fromarray((np.array(upright) >> 8).clip(0, 255).astype(np.uint8))
+    if upright.mode == "P" and "transparency" in upright.info:  # Pillow warns of the direct way
+        upright = upright.convert("RGBA")
+    return np.array(upright.convert("RGB"))
 
 
 def is_picture(path: str) -> bool:

@@ -19,6 +19,7 @@ from fcn_smp.errors import UserError
 from fcn_smp.recipe import Trainer
 
 T = TypeVar("T")
+Counter = TypeVar("Counter", bound=torch.nn.Module)
 
 
 def launch(settings: Trainer) -> Fabric:
@@ -112,6 +113,13 @@ def add_up(fabric: Fabric, values: torch.Tensor) -> torch.Tensor:
     total = fabric.all_reduce(values, reduce_op="sum")
     assert isinstance(total, torch.Tensor)
     return total
+
+
+def add_up_counts(fabric: Fabric, counter: Counter) -> Counter:
+    """Add up the buffers of what counts over the processes, in place."""
+    for buffer in counter.buffers():
+        buffer.copy_(add_up(fabric, buffer.to(fabric.device)))
+    return counter
 
 
 class Interruption:

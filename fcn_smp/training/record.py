@@ -17,6 +17,7 @@ import torch
 from fcn_smp.errors import UserError
 from fcn_smp.files import write_text
 from fcn_smp.recipe import Recipe, load_recipe
+from fcn_smp.reporting.runs import read_starts
 
 # What may differ when a run is resumed: where it runs and what it shows, not what it computes.
 _PLACE = (
@@ -38,15 +39,6 @@ def write_record(recipe: Recipe, run: Path, **facts: Any) -> None:
     starts = [*read_starts(run), {**environment(), **facts}]
     write_text(run / "recipe.yaml", recipe.dump())
     write_text(run / "environment.json", json.dumps({"starts": starts}, indent=2) + "\n")
-
-
-def read_starts(run: Path) -> list[dict[str, Any]]:
-    """Return what ``environment.json`` holds of each start, first to last; nothing if it is missing or damaged."""
-    try:
-        starts = json.loads((run / "environment.json").read_text(encoding="utf-8"))["starts"]
-        return [dict(start) for start in starts]
-    except (OSError, ValueError, TypeError, KeyError):
-        return []
 
 
 def environment() -> dict[str, Any]:

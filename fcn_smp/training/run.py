@@ -11,21 +11,24 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 
-from fcn_smp import evaluation
 from fcn_smp.curves import draw_curves
 from fcn_smp.errors import UserError
+from fcn_smp.evaluation import Evaluation, count, thresholds
 from fcn_smp.files import remove_unfinished, whole, write_csv
-from fcn_smp.metrics import Thresholds
+from fcn_smp.inference import Inference
 from fcn_smp.model_card import Split, model_card
 from fcn_smp.recipe import Recipe
+from fcn_smp.reporting import report
+from fcn_smp.reporting.runs import read_starts
+from fcn_smp.score_files import write_samples, write_scores
 from fcn_smp.segmenter import Segmenter
 from fcn_smp.training import checkpoint
 from fcn_smp.training.health import NotFinite
 from fcn_smp.training.loggers import open_loggers
 from fcn_smp.training.loop import Loop
 from fcn_smp.training.parts import Parts, build, check_stages
-from fcn_smp.training.processes import add_up, in_company, launch, together
-from fcn_smp.training.record import check_directory, read_starts, write_record
+from fcn_smp.training.processes import add_up_counts, in_company, launch, together
+from fcn_smp.training.record import check_directory, write_record
 from fcn_smp.training.reports import COLUMNS, Display
 
 
@@ -159,25 +162,26 @@ def _explained(error: NotFinite, parts: Parts, loop: Loop, run: Path | None) -> 
 
 
 def _finish(fabric: Fabric, recipe: Recipe, parts: Parts, loop: Loop, run: Path, console: Console) -> None:
-    """Score the best weights as ``fcn-smp eval`` does, and save them as a model; that comes last."""
+    """Score the best weights as ``fcn-smp eval`` does, save them as a model, and write the report."""
     if fabric.is_global_zero:
         write_csv(run / "metrics.csv", COLUMNS, loop.state.rows)
         draw_curves(loop.state.rows, run / "curves.png")
     parts.model.load_state_dict(checkpoint.load(run / "checkpoints" / "best.ckpt")["model"])
     classes = parts.train.classes
     segmenter = Segmenter(parts.model.to(fabric.device), parts.preprocessing, classes, parts.train.palette)
-    count = evaluation.thresholds if segmenter.binary else evaluation.evaluate
-    confusion = count(segmenter, parts.val, share=loop.validation.share)
-    confusion.counts = add_up(fabric, confusion.counts.to(fabric.device)).cpu()
-    if isinstance(confusion, Thresholds):
-        segmenter.threshold, confusion = confusion.best(), confusion.confusion()
+    share, inference = loop.validation.share, Inference()
+    if segmenter.binary:
+        segmenter.threshold = add_up_counts(fabric, thresholds(segmenter, parts.val, share)).best()
+    counts = add_up_counts(fabric, count(segmenter, parts.val, share, inference))
     if fabric.is_global_zero:
-        split = recipe.data.val
-        about = {"model": str(run), "split": split, "images": len(parts.val)}
-        summary = evaluation.summary(confusion.scores(), classes, **about, **segmenter.chosen)
-        evaluation.write(summary, run / "eval" / Path(split).stem)
+        evaluation = Evaluation.of(counts, segmenter, parts.val, inference)
+        summary = evaluation.summary(model=str(run), split=recipe.data.val, images=len(parts.val))
+        directory = run / "eval" / Path(recipe.data.val).stem
+        write_scores(evaluation, summary, directory)
+        write_samples(evaluation, segmenter, parts.val, directory, inference)
         segmenter.model.cpu()
         segmenter.save(run / "model", _card(recipe, parts, loop, run, summary))
+        report(run)
         console.print(_result(summary, loop.state.best_epoch), highlight=False, soft_wrap=True, markup=False)
     fabric.barrier()  # a stage that follows reads the model
 
@@ -223,6 +227,7 @@ def _train_stages(fabric: Fabric, recipe: Recipe, run: Path, console: Console) -
     if fabric.is_global_zero and before:
         with whole(run / "model") as temporary:
             shutil.copytree(before / "model", temporary)
+        report(run)
 
 
 def _starting_from(recipe: Recipe, model: Path) -> Recipe:
