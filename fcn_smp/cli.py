@@ -74,7 +74,10 @@ def main() -> None:
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"fcn-smp: {error.filename} cannot be read or written: {error.strerror}.", file=sys.stderr)
+        reason = f"cannot be read or written: {error.strerror}"
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            reason = "is a file, or lies in one; it should be a folder"
+        print(f"fcn-smp: {error.filename} {reason}.", file=sys.stderr)
         sys.exit(2)
     except Interrupted as stopped:
         if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -151,8 +154,11 @@ def evaluate(
 
     inference = parse(tta, window)
     own = Path(run) / "recipe.yaml"
+    if voc_server and (protocol or against or output or as_json):
+        raise UserError("--voc-server scores nothing; leave --protocol, --against, --output and --json away.")
     if recipe is None and not own.is_file():
-        raise UserError(f"{run} is no run directory with a recipe.yaml; name a recipe with --recipe.")
+        what = "no run directory with a recipe.yaml" if Path(run).exists() else "not there"
+        raise UserError(f"{run} is {what}; name a run directory, or a model and a recipe with --recipe.")
     data = load_recipe(recipe or own, overrides or []).data
     console = _console(stderr=as_json)
     if voc_server:
@@ -164,6 +170,7 @@ def evaluate(
     dataset = data.load(split)
     folder = Path(split).stem + "_tta" * (inference.views > 1)
     directory = output or (Path(run) / "eval" / folder if Path(run).is_dir() else None)
+    again = directory is not None and (directory / "scores.json").exists()
     models = {name: _load(name, device) for name in (run, against) if name}
     scores = {}
     with _progress(console) as progress:
@@ -188,7 +195,8 @@ def evaluate(
     if against:
         tables.print_comparison(console, summary)
     if directory:
-        console.print(f"Written to {directory}; look at worst.png.", highlight=False, soft_wrap=True)
+        before = ", in place of an earlier evaluation" * again
+        console.print(f"Written to {directory}{before}; look at worst.png.", highlight=False, soft_wrap=True)
 
 
 def _write_server_archive(
@@ -262,7 +270,8 @@ def predict(
             print("fcn-smp: interrupted; the same command with --skip-existing goes on.", file=sys.stderr)
             raise typer.Exit(130) from error
     labelled, present = len(jobs) - len(failures), len(found) - len(jobs)
-    line = f"{labelled:,} image{'s' * (labelled != 1)} labelled; what is written is in {output}."
+    line = f"{labelled:,} image{'s' * (labelled != 1)} labelled" + f"; what is written is in {output}" * bool(labelled)
+    line += "."
     if present:
         line += f" {present:,} had been before."
     if failures:

@@ -1,6 +1,8 @@
 """Scores of a trained model on a data set, at native size."""
 
 import math
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -223,16 +225,18 @@ def evaluate(
     model: Segmenter | str | Path,
     dataset: SegmentationDataset | None = None,
     *,
+    split: str | None = None,
     inference: Inference = Inference(),  # noqa: B008  (frozen)
     protocols: Iterable[str] = (),
     device: str = "auto",
-    advance: Callable[[], None] = lambda: None,
+    advance: Callable[[], None] | None = None,
 ) -> Evaluation:
     """Predict every image of a data set at its native size, and score it.
 
     Args:
         model: A model, or the run, the model directory or the name on the Hub to load it from.
-        dataset: Labelled images of the same classes. None: what the run was validated on.
+        dataset: Labelled images of the same classes. None: those that the run's recipe names.
+        split: Where there is no ``dataset``: its split, as the recipe could name it. None: what it was validated on.
         inference: How images are run through the network.
         protocols: Names of other projects' ways of counting, or ``all``.
         device: Where a model that is loaded runs: ``auto``, ``cpu``, ``cuda`` ...
@@ -247,15 +251,15 @@ def evaluate(
         print(evaluation.mean_iu, evaluation.interval, evaluation.scores.iu)
     """
     if dataset is None:
-        dataset = own_dataset(model)
+        dataset = own_dataset(model, split)
     chosen = protocol_scores(protocols, len(dataset.classes))
     segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, device)
     counts = count(segmenter, dataset, inference=inference, protocols=chosen.values(), advance=advance)
     return Evaluation.of(counts, segmenter, dataset, inference, chosen)
 
 
-def own_dataset(run: Segmenter | str | Path) -> SegmentationDataset:
-    """Return what a run was validated on.
+def own_dataset(run: Segmenter | str | Path, split: str | None = None) -> SegmentationDataset:
+    """Return a split of the data set of a run, by default what it was validated on.
 
     Raises:
         UserError: It is no run directory.
@@ -263,7 +267,7 @@ def own_dataset(run: Segmenter | str | Path) -> SegmentationDataset:
     if isinstance(run, Segmenter) or not (Path(run) / "recipe.yaml").is_file():
         raise UserError("Only a run directory, which has a recipe.yaml, brings a data set of its own; name one.")
     data = load_recipe(Path(run) / "recipe.yaml").data
-    return data.load(data.val)
+    return data.load(split or data.val)
 
 
 def count(
@@ -272,7 +276,7 @@ def count(
     share: Iterable[int] | None = None,
     inference: Inference = Inference(),  # noqa: B008  (frozen)
     protocols: Iterable[ProtocolScore] = (),
-    advance: Callable[[], None] = lambda: None,
+    advance: Callable[[], None] | None = None,
 ) -> Counts:
     """Predict images of a data set and count.
 
@@ -292,6 +296,9 @@ def count(
             f"The model knows the classes {', '.join(segmenter.classes)};"
             f" the data set has {', '.join(dataset.classes)}; they should be the same."
         )
+    ids = [id_ for id_, *_ in dataset.files]
+    if twice := [id_ for id_, times in Counter(ids).items() if times > 1]:
+        warnings.warn(f"The data set names {twice[0]} more than once, and so it counts.", stacklevel=2)
     counts = Counts(len(dataset), len(dataset.classes))
     others = list(protocols)
     for index in range(len(dataset)) if share is None else share:
@@ -302,7 +309,8 @@ def count(
         counts.windowed += segmenter.window_side(height, width, inference) is not None
         for score in others:
             score.update(prediction, sample.label)
-        advance()
+        if advance:
+            advance()
     return counts
 
 

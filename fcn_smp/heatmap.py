@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -31,7 +32,7 @@ def draw_confusion(confusion: npt.NDArray[np.int64], classes: Sequence[str], pat
     figure = Figure(figsize=(side + 0.8, side), dpi=100, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)  # by hand, since pyplot would keep the figure and might ask for a screen
     axes = figure.subplots()
-    image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
+    image = axes.imshow(100 * shares, cmap="Blues", norm=PowerNorm(0.5, 0, 100))  # rare mistakes show too
     axes.set_xticks(range(len(classes)), classes, rotation=90)
     axes.set_yticks(range(len(classes)), classes)
     axes.set_xlabel("prediction")
@@ -47,5 +48,5 @@ def _write_shares(axes: Axes, shares: npt.NDArray[np.float64]) -> None:
     """Write each share in whole per cent, but none that rounds to 0."""
     for (row, column), share in np.ndenumerate(shares):
         if 100 * share >= 0.5:
-            color = "white" if share > 0.55 else "black"
+            color = "white" if share > 0.4 else "black"
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=color, fontsize=8)

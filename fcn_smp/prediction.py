@@ -74,6 +74,13 @@ class Prediction:
     palette: Array
     path: Path | None
 
+    def __repr__(self) -> str:
+        """Name the image, its size and its most frequent classes."""
+        shares = sorted(self.share().items(), key=lambda item: -item[1])[:3]
+        named = ", ".join(f"{name} {share:.0%}" for name, share in shares if share)
+        of = f" of {self.path}" if self.path else ""
+        return f"Prediction({self.label.shape[1]}x{self.label.shape[0]}{of}: {named})"
+
     def picture(self) -> Image.Image:
         """Return the label as an image of mode P: pixels are class numbers, viewers show the classes' colours."""
         return palette_image(self.label, self.palette)
@@ -109,7 +116,8 @@ def predict(
     Args:
         model: What :meth:`Segmenter.load` takes, or a segmenter.
         images: One or more of these: what :func:`find_images` takes (file, folder, pattern, list); a PIL image; an
-            array uint8 (H, W, 3) RGB or (H, W) grey; a tensor (3, H, W) or (N, 3, H, W) RGB, uint8 or float in [0, 1].
+            array uint8 (H, W, 3) or (N, H, W, 3) RGB, or (H, W) grey; a tensor (3, H, W) or (N, 3, H, W) RGB, uint8 or
+            float in [0, 1].
         inference: How the images are run through the network.
         probabilities: Keep the probabilities of all classes; they take 2 bytes for each class and pixel.
         batch_size: How many images of one size are run at once; None: 1 on the CPU, 8 elsewhere.
@@ -160,7 +168,7 @@ def find_images(sources: Sequence[str], output: Path | None = None) -> list[tupl
         output: Folder that is left out where it lies in one that is searched.
 
     Raises:
-        UserError: A source names nothing.
+        UserError: A source names nothing, or is the output folder itself.
     """
     found: dict[Path, tuple[Path, Path]] = {}
     for source in sources:
@@ -185,6 +193,8 @@ def _search(source: str, output: Path | None) -> tuple[Path, list[Path]]:
     if path.is_file():
         return path.parent, [path]
     if path.is_dir():
+        if output and output.resolve() == path.resolve():
+            raise UserError(f"--output {output} is the folder of the images; name another, or their results join them.")
         root, names = path, list(path.rglob("*"))
     else:
         root = Path(*takewhile(lambda part: not set("*?[") & set(part), path.parts))
@@ -217,7 +227,10 @@ def plan(
         targets = {kind: stem.with_name(stem.name + ENDINGS[kind]) for kind in kinds}
         for target in targets.values():
             if target in owners:
-                raise UserError(f"{image} and {owners[target]} would both be written to {target}; predict them apart.")
+                raise UserError(
+                    f"{image} and {owners[target]} would both be written to {target}; predict each with an --output of"
+                    " its own."
+                )
             if target.absolute() in sources:
                 raise UserError(f"{image} would be written to {target}, itself an image; name another --output.")
             if target.exists() and not skip_existing:
@@ -395,7 +408,7 @@ def _flat(images: Any) -> Iterator[Any]:
     """Yield one by one what is given as a source, a batch or a sequence."""
     if isinstance(images, str | Path):
         yield from (path for path, _ in find_images([str(images)]))
-    elif isinstance(images, Tensor) and images.ndim == 4:
+    elif isinstance(images, np.ndarray | Tensor) and images.ndim == 4:
         yield from images
     elif isinstance(images, Iterable) and not isinstance(images, np.ndarray | Tensor):
         for image in images:
@@ -417,9 +430,12 @@ def _pixels(image: Any) -> Array:
             return np.repeat(image[..., None], 3, 2)
         if image.ndim == 3 and image.shape[2] == 3:
             return np.ascontiguousarray(image)
+    given = type(image).__name__
+    if isinstance(image, np.ndarray | Tensor):
+        given += f" of {image.dtype} {tuple(image.shape)}"
     raise TypeError(
         "An image must be a path, a PIL image, an array uint8 (H, W, 3) or (H, W), or a tensor (3, H, W), uint8 or of"
-        " floats."
+        f" floats; got {given}."
     )
 
 

@@ -32,8 +32,8 @@ def write_scores(evaluation: Evaluation, summary: Mapping[str, Any], directory: 
     Args:
         evaluation: The evaluation.
         summary: What :meth:`~fcn_smp.evaluation.Evaluation.summary` gave of it.
-        directory: Where ``scores.json``, ``scores.md``, ``per_class.csv``, ``images.csv``, ``confusion.csv`` and
-            ``confusion.png`` are written.
+        directory: Where ``scores.json``, ``scores.md``, ``per_class.csv``, ``images.csv``, ``counts.npz``,
+            ``confusion.csv`` and ``confusion.png`` are written.
     """
     write_text(directory / "scores.json", to_json(summary))
     write_text(directory / "scores.md", markdown(summary))
@@ -49,6 +49,8 @@ def write_scores(evaluation: Evaluation, summary: Mapping[str, Any], directory: 
         for name, row in zip(evaluation.classes, evaluation.confusion.tolist(), strict=True)
     ]
     write_csv(directory / "confusion.csv", confusion[0], confusion)
+    with whole(directory / "counts.npz") as temporary:
+        np.savez_compressed(temporary, counts=evaluation.counts)
     draw_confusion(evaluation.confusion, evaluation.classes, directory / "confusion.png")
 
 

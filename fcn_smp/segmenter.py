@@ -31,6 +31,7 @@ from fcn_smp.inference import (
     takes_windows,
     views,
 )
+from fcn_smp.models.any_size import AsItIs, Padded
 from fcn_smp.models.encoder import Preprocessing
 
 _WHOLE = Inference(window=None)
@@ -52,16 +53,27 @@ class Segmenter:
     """Images in, labels out: a network, the preprocessing it was trained with, and its classes.
 
     Args:
-        model: The network; it is put in evaluation mode.
+        model: The network, ours or another one of SMP; it is put in evaluation mode.
         preprocessing: What the network expects of its input.
         classes: Name of each class.
-        palette: Colour of each label, uint8 (256, 3).
+        palette: Colour of each label, uint8 (256, 3), or of the first ones; None: VOC's.
         threshold: Of a network with a single logit for two classes: the probability above which a pixel is of class 1.
 
-    Example::
+    Attributes:
+        palette: Colour of each label, uint8 (256, 3).
+
+    Raises:
+        ValueError: The network gives scores of more or fewer classes than have a name, or colours are none.
+
+    Examples::
 
         segmenter = Segmenter.load("runs/voc2007")
         label = segmenter.predict(np.array(Image.open("dog.jpg").convert("RGB")))
+
+        model = smp.create_model("unet", encoder_name="resnet34", classes=2)  # and its training
+        colors = [(0, 0, 0), (128, 64, 128)]
+        segmenter = Segmenter(model, encoder_preprocessing("resnet34"), ["background", "road"], colors)
+        segmenter.save(Path("road"))
     """
 
     def __init__(
@@ -69,15 +81,24 @@ class Segmenter:
         model: SegmentationModel,
         preprocessing: Preprocessing,
         classes: Sequence[str],
-        palette: Array,
+        palette: Array | Sequence[Sequence[int]] | None = None,
         threshold: float = 0.5,
     ) -> None:
         self.model = model.eval()
         self.preprocessing = preprocessing
         self.classes = tuple(classes)
-        self.palette = palette
+        scores = model.config["classes"]
+        if scores != len(self.classes) and not self.binary:
+            raise ValueError(f"The network gives scores of {scores} classes, but {len(self.classes)} have a name.")
+        self.palette = _palette(palette)
         self.threshold = threshold
         self._preprocess = Preprocess(*preprocessing)
+        stride = model.encoder.output_stride if model.requires_divisible_input_shape else 1
+        self._fit = Padded((stride, stride)) if stride > 1 else AsItIs()
+
+    def __repr__(self) -> str:
+        """Name the network, and say how many classes it knows."""
+        return f"Segmenter({type(self.model).__name__}, {len(self.classes)} classes, on {self.device})"
 
     @property
     def binary(self) -> bool:
@@ -137,7 +158,7 @@ class Segmenter:
         def logits(rows: slice, columns: slice) -> Tensor:
             parts = [image[rows, columns] for image in images]
             batch = torch.stack([self._preprocess(part) for part in parts]).to(self.device)
-            return views(self.model, batch, inference, parts[0].shape[:2])
+            return views(self._network, batch, inference, parts[0].shape[:2])
 
         if side is None:
             yield logits(slice(None), slice(None))
@@ -145,6 +166,10 @@ class Segmenter:
         overlap = side // 4 if inference.overlap is None else inference.overlap
         rows, columns = (places(length, side, overlap, grid_of(self.model)) for length in (height, width))
         yield from blended(logits, rows, columns)
+
+    def _network(self, images: Tensor) -> Tensor:
+        logits: Tensor = self._fit.restore(self.model(self._fit(images)), images)
+        return logits
 
     def window_side(self, height: int, width: int, inference: Inference, images: int = 1) -> int | None:
         """Return the side of the windows in which so many images of a size are run through; None: whole.
@@ -212,12 +237,21 @@ class Segmenter:
             ) from error
         try:
             preprocessing, classes = model.config["_preprocessing"], model.config["_classes"]
-            palette = voc_palette()
-            palette[: len(classes)] = np.array(model.config["_colors"], dtype=np.uint8)
+            palette = model.config["_colors"]
         except KeyError as error:
             raise UserError(f"{source} was not saved by fcn-smp: its config.json lacks {error}.") from error
         threshold = model.config.get("_threshold", 0.5)  # models of release 0.1 have none
         return cls(model.to(device), Preprocessing(**preprocessing), classes, palette, threshold)
+
+
+def _palette(colors: Array | Sequence[Sequence[int]] | None) -> Array:
+    """Return 256 colours, those that are not given being VOC's."""
+    palette = voc_palette()
+    given = np.asarray(palette if colors is None else colors)
+    if given.ndim != 2 or given.shape[1] != 3 or len(given) > 256 or given.min() < 0 or given.max() > 255:
+        raise ValueError("The palette must be colours of red, green and blue from 0 to 255, 256 of them at most.")
+    palette[: len(given)] = given
+    return palette
 
 
 def _present(device: str | torch.device) -> torch.device:
@@ -235,6 +269,8 @@ def _model_directory(source: str) -> str:
             return str(directory)
     if (path / "recipe.yaml").is_file():
         raise UserError(f"The run {path} has no model yet; finish it with fcn-smp train ... --resume.")
+    if not path.exists() and path.parent.is_dir() and path.parent != Path():
+        raise UserError(f"{source} is not there; name a run or model directory, or a model of the Hub.")
     if path.exists() or source.count("/") != 1 or source.startswith((".", "~")):
         raise UserError(f"{source} is neither a run nor a model directory: it has no config.json.")
     return source  # of the Hub

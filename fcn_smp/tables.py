@@ -21,6 +21,7 @@ def print_scores(console: Console, summary: Mapping[str, Any]) -> None:
     for row in summary["per_class"]:
         table.add_row(row["class"], *(percent(row[key]) for key in columns), f"{row['pixels']:,}")
     console.print(table)
+    _say(console, f"{summary['images']:,} image{'s' * (summary['images'] != 1)} of {summary['split']}:")
     lines = dict(means(summary))
     width = max(map(len, lines))
     for name, value in lines.items():
@@ -49,7 +50,7 @@ def print_comparison(console: Console, summary: Mapping[str, Any]) -> None:
     _say(
         console,
         f"Difference on the same {summary['images']} images: {_signed(other['difference'])} points"
-        f" (95 %: {low} to {high}), p = {other['p_value']:.3f} by a paired permutation test.",
+        f" (95 %: {low} to {high}), p {_p_value(other['p_value'])} by a paired permutation test.",
     )
 
 
@@ -93,6 +94,10 @@ def print_check(console: Console, summary: Mapping[str, Any]) -> None:
 
 def _say(console: Console, line: str) -> None:
     console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _p_value(value: float) -> str:
+    return "≤ 0.001" if value <= 0.001 else f"= {value:.3f}"
 
 
 def _signed(value: float | None) -> str:

@@ -243,6 +243,9 @@ def test_the_voc_server_needs_no_labels(place, tmp_path):
     ("options", "expected"),
     [
         (["--voc-server", "{tmp}/r.zip"], "r.zip"),
+        (["--voc-server", "{tmp}/r.tgz", "--json"], "--json"),
+        (["--split", "{tmp}/none.txt"], "none.txt is not there"),
+        (["--split", "{voc}/paths.txt"], "should name ids"),
         (["--voc-server", "{tmp}/r.tgz", "--split", "tset"], "tset"),
         (["--voc-server", "{tmp}/r.tgz", "--recipe", "demo"], "demo"),
         (["--voc-server", "{tmp}/r.tgz", "data.root={tmp}"], "JPEGImages"),
@@ -253,9 +256,17 @@ def test_the_voc_server_needs_no_labels(place, tmp_path):
     ],
 )
 def test_mistakes_are_told_in_a_sentence(place, tmp_path, options, expected):
-    code, _, error = run_command("eval", place / "run", *(option.format(tmp=tmp_path) for option in options))
+    (place / "paths.txt").write_text("images/v0.jpg\n")
+    code, _, error = run_command("eval", place / "run", *(option.format(tmp=tmp_path, voc=place) for option in options))
     assert (code, expected in error, len(error.strip().splitlines())) == (2, True, 1), error
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_is_not_there_is_no_model_of_the_hub(place):
+    code, _, error = run_command("eval", place / "nothing")
+    assert (code, "is not there" in error) == (2, True)
+    with pytest.raises(UserError, match="is not there"):
+        evaluate(place / "nothing", load_recipe("demo").data.load("val"))
 
 
 def test_a_model_without_a_recipe_needs_a_data_set(place):
@@ -263,3 +274,38 @@ def test_a_model_without_a_recipe_needs_a_data_set(place):
         evaluate(place / "run/model")
     with pytest.raises(UserError, match="classes"):
         evaluate(place / "run/model", load_recipe("demo").data.load("val"))
+
+
+def test_a_list_that_names_an_image_twice_is_told(place, tmp_path):
+    (tmp_path / "twice.txt").write_text("v0\nv1\nv0\n")
+    with pytest.warns(UserWarning, match="v0 more than once"):
+        found = evaluate(place / "run", split=str(tmp_path / "twice.txt"))
+    assert list(found.ids) == ["v0", "v1", "v0"]
+
+
+def test_an_earlier_evaluation_is_replaced_and_that_is_told(place, tmp_path):
+    texts = [run_command("eval", place / "run", "-o", tmp_path / "scores")[1] for _ in range(2)]
+    assert ["in place of an earlier evaluation" in text for text in texts] == [False, True]
+
+
+def test_networks_of_smp_that_take_no_odd_sizes_are_scored_and_saved(place, tmp_path):
+    model = smp.create_model("deeplabv3plus", encoder_name="resnet18", encoder_weights=None, classes=21)
+    segmenter = Segmenter(model, encoder_preprocessing("resnet18"), VOCSegmentation.classes)
+    data = load_recipe(place / "run/recipe.yaml").data
+    found = evaluate(segmenter, data.load(data.val))
+    assert found.counts[:, 1].sum() == found.confusion.sum() > 0
+    segmenter.save(tmp_path / "model")
+    again = evaluate(tmp_path / "model", data.load(data.val))
+    assert np.array_equal(again.confusion, found.confusion)
+
+
+def test_a_segmenter_checks_what_it_is_given(place):
+    model = Segmenter.load(place / "run").model
+    preprocessing = encoder_preprocessing("resnet18")
+    with pytest.raises(ValueError, match="21 classes, but 2"):
+        Segmenter(model, preprocessing, ["a", "b"])
+    with pytest.raises(ValueError, match="palette"):
+        Segmenter(model, preprocessing, VOCSegmentation.classes, [1, 2, 3])
+    segmenter = Segmenter(model, preprocessing, VOCSegmentation.classes, [(1, 2, 3)])
+    assert segmenter.palette.shape == (256, 3)
+    assert segmenter.palette[0].tolist() == [1, 2, 3]

@@ -307,8 +307,11 @@ def test_images_that_would_share_a_file_are_refused_before_anything_is_written(r
 def test_an_image_is_never_taken_for_its_own_result(run, tmp_path):
     write_photos(tmp_path, "a.png")
     before = tree(tmp_path)
-    code, _, error = run_command("predict", run, tmp_path, "-o", tmp_path, "--skip-existing")
-    assert (code, "a.png, itself an image" in error) == (2, True)
+    for source in (tmp_path / "a.png", tmp_path / "*.png"):
+        code, _, error = run_command("predict", run, source, "-o", tmp_path, "--skip-existing")
+        assert (code, "a.png, itself an image" in error) == (2, True)
+    code, _, error = run_command("predict", run, tmp_path, "-o", tmp_path)
+    assert (code, "is the folder of the images" in error) == (2, True)
     assert tree(tmp_path) == before
 
 
@@ -509,7 +512,7 @@ def test_a_prediction_is_also_a_picture_an_overlay_and_shares(segmenter):
 
 @pytest.mark.parametrize(
     "wrong",
-    [7, [photo(), None], b"a.png", photo() / 255, photo()[None], photo()[..., :2], np.zeros((0, 3), np.uint8),
+    [7, [photo(), None], b"a.png", photo() / 255, photo()[..., :2], np.zeros((0, 3), np.uint8),
      torch.zeros(3, 3), torch.zeros(4, 9, 9), torch.zeros(3, 9, 9, dtype=torch.int64)],
 )  # fmt: skip
 def test_what_is_no_image_is_refused(segmenter, wrong):

@@ -91,6 +91,8 @@ class VOCSegmentation(SegmentationDataset):
             ids = packaged_ids(f"voc{year}_{split}")
         elif os.path.isfile(split):  # noqa: PTH113  (False for a name that is too long)
             ids = Path(split).read_text(encoding="utf-8", errors="replace").split()
+        elif split.endswith(".txt"):
+            raise UserError(f"{split} is not there, which should list the images of a split, one id a line.")
         else:
             raise UserError(
                 f"VOC{year} has no split {split!r}; it has {', '.join(cls.splits[year])},"
@@ -98,6 +100,8 @@ class VOCSegmentation(SegmentationDataset):
             )
         if not ids:
             raise UserError(f"The split {split} is empty; it must name at least one image.")
+        if "/" in ids[0] or "." in ids[0]:
+            raise UserError(f"The split {split} names {ids[0]}; it should name ids, such as 2007_000032, one a line.")
         return ids
 
 
