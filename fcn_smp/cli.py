@@ -126,7 +126,7 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="Split to score.", show_default="the recipe's data.val")] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder for the scores.", show_default="RUN/eval/SPLIT, or SPLIT_tta"),
+        typer.Option("--output", "-o", help="Folder for the scores.", show_default="RUN/eval/SPLIT"),
     ] = None,
     device: Device = "auto",
     tta: Tta = None,
@@ -159,7 +159,8 @@ def evaluate(
     if recipe is None and not own.is_file():
         what = "no run directory with a recipe.yaml" if Path(run).exists() else "not there"
         raise UserError(f"{run} is {what}; name a run directory, or a model and a recipe with --recipe.")
-    data = load_recipe(recipe or own, overrides or []).data
+    loaded = load_recipe(recipe or own, overrides or [])
+    data = loaded.data
     console = _console(stderr=as_json)
     if voc_server:
         _write_server_archive(console, _load(run, device), data, split or "test", voc_server, inference)
@@ -168,7 +169,8 @@ def evaluate(
 
     split = split or data.val
     dataset = data.load(split)
-    folder = Path(split).stem + "_tta" * (inference.views > 1)
+    other = f"{loaded.name}_".replace("/", "-") if recipe else ""  # the run's own scores stay
+    folder = other + Path(split).stem + "_tta" * (inference.views > 1)
     directory = output or (Path(run) / "eval" / folder if Path(run).is_dir() else None)
     again = directory is not None and (directory / "scores.json").exists()
     models = {name: _load(name, device) for name in (run, against) if name}

@@ -46,18 +46,21 @@ class Panel(NamedTuple):
 
     Attributes:
         title: What it shows.
-        labels: What its colours mean, most often with the last value, from the top to the bottom.
+        labels: What its colours mean, most often with a value, from the top to the bottom.
         svg: An ``<svg>`` element. Its colours are variables of CSS, as :func:`css_color` names them.
+        last: Whether the values of the labels are the last ones.
     """
 
     title: str
     labels: list[Label]
     svg: str
+    last: bool
 
 
 class _Drawn(NamedTuple):
     title: str
     labels: list[Label]
+    last: bool = True
 
 
 def draw_curves(rows: Rows, path: Path) -> None:
@@ -72,7 +75,7 @@ def draw_curves(rows: Rows, path: Path) -> None:
     panels = figure.subplots(2, 2, gridspec_kw={"height_ratios": (3, 2)}).ravel().tolist()
     for axes, draw in zip(panels, _PANELS.values(), strict=True):
         _prepare(axes, rows)
-        title, labels = draw(axes, rows)
+        title, labels, _ = draw(axes, rows)
         axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=_TEXT)
         _write_labels(axes, labels)
     with whole(path) as temporary:
@@ -110,11 +113,11 @@ def _panel(rows: Rows, draw: Callable[[Axes], _Drawn], key: str) -> Panel:
         figure = Figure(figsize=(5.3, 3.2), layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02))
         axes = figure.subplots()
         _prepare(axes, rows)
-        title, labels = draw(axes)
+        title, labels, last = draw(axes)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(_METADATA))
     labels = sorted((label for label in labels if math.isfinite(label.y)), key=lambda label: -label.y)
-    return Panel(title, labels, _for_a_page(file.getvalue()))
+    return Panel(title, labels, _for_a_page(file.getvalue()), last)
 
 
 _METADATA = ("Creator", "Date", "Format", "Type")
@@ -196,7 +199,7 @@ def _mark_best(axes: Axes, epochs: Sequence[float], scores: Sequence[float]) -> 
     axes.annotate(
         f"best mean IU {score:.1f}\nin epoch {epoch:.0f}",
         (epoch, bottom),
-        (-6 if on_the_right else 6, 6),
+        (-10 if on_the_right else 10, 6),  # beside the star if that is as low
         textcoords="offset points",
         ha="right" if on_the_right else "left",
         va="bottom",
@@ -233,7 +236,7 @@ def _draw_time(axes: Axes, rows: Rows) -> _Drawn:
         base = top
     axes.set_ylim(0, 1.05 * max(base) or 1)
     axes.yaxis.set_major_locator(MaxNLocator(6))
-    return _Drawn(f"Time of an epoch, {unit}", labels)
+    return _Drawn(f"Time of an epoch, {unit}", labels, last=False)
 
 
 _PANELS = {"loss": _draw_loss, "scores": _draw_scores, "rate": _draw_rate, "time": _draw_time}

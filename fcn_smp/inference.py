@@ -156,7 +156,7 @@ def blended(
     """
     held: Tensor | None = None
     for (top, bottom), after in zip(rows, [*(start for start, _ in rows[1:]), None], strict=True):
-        band = _row([logits(slice(top, bottom), slice(*column)) for column in columns], columns)
+        band = _row((logits(slice(top, bottom), slice(*column)) for column in columns), columns)
         if held is not None:
             _fade(band[:, :, : held.shape[2]], held, 2)
         if after is None:
@@ -166,14 +166,14 @@ def blended(
             yield band[:, :, : after - top]
 
 
-def _row(windows: list[Tensor], columns: Sequence[tuple[int, int]]) -> Tensor:
-    if len(windows) == 1:
-        return windows[0]
-    row = windows[0].new_empty((*windows[0].shape[:3], columns[-1][1]))
-    known = 0
+def _row(windows: Iterator[Tensor], columns: Sequence[tuple[int, int]]) -> Tensor:
+    """Blend the windows of a row as they come, so that it and one of them is all that there is at a time."""
+    row, known = torch.empty(0), 0
     for window, (left, right) in zip(windows, columns, strict=True):
         if known:
             _fade(window[..., : known - left], row[..., left:known], 3)
+        else:
+            row = window.new_empty((*window.shape[:3], columns[-1][1]))
         row[..., left:right] = window
         known = right
     return row

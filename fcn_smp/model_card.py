@@ -148,7 +148,7 @@ def _scores(recipe: Recipe, summary: Mapping[str, Any]) -> str:
     split = summary["split"]
     lines = [
         f"On {_counted(summary['images'])} of the split {_escape(public(split, 'val'))}, whole and at native size,"
-        f" without void. {honesty(recipe, split)}",
+        f" without void. {honesty(recipe, split)}".rstrip(),
         "",
         "| metric | value |",
         "|---|---:|",
@@ -174,12 +174,12 @@ def _binary_scores(summary: Mapping[str, Any]) -> Iterator[str]:
 
 
 def honesty(recipe: Recipe, split: str) -> str:
-    """Return a sentence that says what the scores on a split are worth."""
+    """Return a sentence that says what the scores on a split are worth; an empty one where that is not known."""
     if split == recipe.data.val:
         return "The best of the validations on this split was kept, so the scores are a little optimistic."
     if split == recipe.data.train:
         return "The network was trained on these images: the scores say nothing of others."
-    return "The choice of the weights did not see this split."
+    return ""  # another split may share images with these two
 
 
 def _training(recipe: Recipe, splits: Sequence[Split], epochs: int, best_epoch: int) -> str:

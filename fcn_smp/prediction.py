@@ -283,7 +283,7 @@ def predict_files(
         for job, image, maps in _labelled(segmenter, images, inference, batch_size, kinds):
             size = image.nbytes + sum(values.nbytes for values in maps.values())
             writing.append((job, pool.submit(_write, segmenter, job, image, maps), size))
-            while writing and (writing[0][1].done() or _too_many([size for _, _, size in writing], _COUNT)):
+            while writing and (writing[0][1].done() or sum(size for _, _, size in writing) > _MEMORY):
                 finish()
         while writing:
             finish()
@@ -291,15 +291,12 @@ def predict_files(
 
 @contextmanager
 def _threads() -> Iterator[ThreadPoolExecutor]:
+    # One for reading and writing: what is to be read waits for what was to be written before, which cannot pile up.
     pool = ThreadPoolExecutor()
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _too_many(sizes: Sequence[int], count: int) -> bool:
-    return len(sizes) > count or sum(sizes) > _MEMORY
 
 
 def _read_ahead(
@@ -349,7 +346,7 @@ def _batches(images: Iterable[tuple[T, Array]], size: int) -> Iterator[list[tupl
     for item, image in images:
         groups[image.shape].append((item, image))
         waiting = [image.nbytes for group in groups.values() for _, image in group]
-        if len(groups[image.shape]) == size or _too_many(waiting, max(size, _COUNT)):
+        if len(groups[image.shape]) == size or len(waiting) > max(size, _COUNT) or sum(waiting) > _MEMORY:
             yield groups.pop(max(groups, key=lambda shape: len(groups[shape])))
     yield from groups.values()
 

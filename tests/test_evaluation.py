@@ -283,6 +283,15 @@ def test_a_list_that_names_an_image_twice_is_told(place, tmp_path):
     assert list(found.ids) == ["v0", "v1", "v0"]
 
 
+def test_scores_of_other_views_or_data_leave_the_runs_own(place, tmp_path):
+    own = (place / "run/eval/val/scores.json").read_bytes()
+    (tmp_path / "mine.yaml").write_text(f"extends: {place / 'tiny.yaml'}\n")
+    for options, folder in ((["--tta", "flip"], "val_tta"), (["--recipe", tmp_path / "mine.yaml"], "mine_val")):
+        assert run_command("eval", place / "run", *options)[0] == 0
+        assert (place / f"run/eval/{folder}/scores.json").is_file()
+    assert (place / "run/eval/val/scores.json").read_bytes() == own
+
+
 def test_an_earlier_evaluation_is_replaced_and_that_is_told(place, tmp_path):
     texts = [run_command("eval", place / "run", "-o", tmp_path / "scores")[1] for _ in range(2)]
     assert ["in place of an earlier evaluation" in text for text in texts] == [False, True]

@@ -154,7 +154,9 @@ def test_an_image_that_is_turned_by_its_exif_gives_an_upright_label(run, segment
     with Image.open(tmp_path / "a.png") as image:
         upright = np.array(ImageOps.exif_transpose(image))
     assert upright.shape == ((56, 40, 3) if orientation > 4 else (40, 56, 3))
-    assert np.array_equal(label_in(tmp_path / "out/a.png"), segmenter.predict(upright))
+    [found] = predict(segmenter, Image.open(tmp_path / "a.png"))
+    for label in (label_in(tmp_path / "out/a.png"), found.label):
+        assert np.array_equal(label, segmenter.predict(upright))
 
 
 def grey(image):
@@ -370,6 +372,27 @@ def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(run, tmp_path, m
     assert {path: when for path, when in tree(tmp_path / "out").items() if path in kept} == kept
 
 
+def test_ctrl_c_does_not_wait_for_what_is_queued(segmenter, tmp_path, monkeypatch, ctrl_c):
+    write_photos(tmp_path, *(f"{number}.png" for number in range(30)), size=(8, 8))
+    jobs = plan(find_images([str(tmp_path)]), tmp_path / "out", ["label"])
+    interrupted, started = threading.Event(), []
+
+    def write(segmenter, job, image, maps):
+        started.append(job)
+        if len(started) == 1:
+            time.sleep(0.5)  # all others are queued by then
+            ctrl_c()
+            interrupted.set()
+        interrupted.wait()
+        time.sleep(0.1)
+
+    monkeypatch.setattr(prediction, "_write", write)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(segmenter, jobs, lambda job, error: None)
+    assert len(started) < 20
+
+
 def test_a_damaged_image_is_named_and_the_others_are_labelled(run, tmp_path):
     write_photos(tmp_path / "in", "a.png", "b.png", "c.png", "d.png")
     damaged = tmp_path / "in/b.png"
@@ -450,17 +473,35 @@ def test_images_in_memory_do_not_grow_with_those_that_are_labelled(segmenter, tm
         return image
 
     def counting_write(*arguments):
-        time.sleep(0.01 * (slow == "writing"))
+        time.sleep(0.05 * (slow == "writing"))
         count(-1)
 
     monkeypatch.setattr(prediction, "read_image", counting_read)
     monkeypatch.setattr(prediction, "_write", counting_write)
     monkeypatch.setattr(prediction, "_COUNT", 6)
-    jobs = [prediction.Job(tmp_path / "a.png", {"label": tmp_path / f"{number}.png"}) for number in range(150)]
+    monkeypatch.setattr(segmenter, "bands", lambda images, _: iter([torch.zeros(len(images), 5, 8, 8)]))
+    jobs = [prediction.Job(tmp_path / "a.png", {"label": tmp_path / f"{number}.png"}) for number in range(100)]
     finished = []
     predict_files(segmenter, jobs, lambda job, error: finished.append((job, error)), batch_size=batch_size)
     assert len(finished) == len({job.targets["label"] for job, error in finished if error is None}) == len(jobs)
     assert (held, most <= 3 * 6 + batch_size + 2) == (0, True)
+
+
+def test_the_next_image_waits_while_a_large_one_is_written(segmenter, tmp_path, monkeypatch):
+    write_photos(tmp_path, *(f"{number}.png" for number in range(5)))
+    monkeypatch.setattr(prediction, "_MEMORY", photo().nbytes)
+    write, running, most = prediction._write, [], []
+
+    def slow_write(*arguments):
+        running.append(0)
+        most.append(len(running))
+        time.sleep(0.1)
+        write(*arguments)
+        running.pop()
+
+    monkeypatch.setattr(prediction, "_write", slow_write)
+    predict_files(segmenter, plan(find_images([str(tmp_path)]), tmp_path / "out", ["label"]), lambda job, error: None)
+    assert most == [1] * 5
 
 
 def test_few_large_images_wait_at_a_time(segmenter, tmp_path, monkeypatch):
@@ -484,7 +525,7 @@ def test_all_kinds_of_images_give_the_same(segmenter, run, tmp_path, monkeypatch
     tensor = torch.from_numpy(array).movedim(-1, 0)
     kinds = [
         "a.png", Path("a.png"), ".", "*.png", "list.txt", Image.open("a.png"), array, array[::-1][::-1],
-        tensor, tensor / 255, tensor[None], (tensor / 255).double()[None], [array], iter([array]),
+        tensor, tensor / 255, tensor[None], (tensor.double()[None] / 255 - 0.001).clamp(0, 1), [array], iter([array]),
     ]  # fmt: skip
     expected = segmenter.predict(array)
     for kind in kinds:

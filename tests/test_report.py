@@ -76,6 +76,9 @@ def write_run(run, wrong=(20, 4, 12, 8, 0), overrides=(), sampled=(0, 1, 2, 4)):
     folder = run / "eval/val"
     predictions = [prediction(columns) for columns in wrong]
     write_scores(folder, confusion(predictions), len(wrong))
+    matrices = [confusion([label]) for label in predictions]
+    counts = [[counts.diagonal(), counts.sum(1), counts.sum(0)] for counts in matrices]
+    np.savez_compressed(folder / "counts.npz", counts=np.array(counts))
     with (folder / "images.csv").open("w") as file:
         writer = csv.writer(file)
         writer.writerow(("image", "mean_iu", "pixel_accuracy"))
@@ -244,7 +247,7 @@ def test_the_worst_images_come_first_and_those_without_a_score_nowhere(pages):
 
 def test_what_a_run_lacks_is_left_out_with_the_command_that_adds_it(pages, runs, tmp_path):
     bare = text(pages / "bare.html")
-    assert bare.count("fcn-smp eval bare") == 4
+    assert bare.count("fcn-smp eval RUN , where RUN is the run directory.") == 4
     assert "not scored" in bare
     old = shutil.copytree(runs / "full", tmp_path / "old")
     for path in ("images.csv", "samples"):
@@ -259,9 +262,11 @@ def test_what_a_run_lacks_is_left_out_with_the_command_that_adds_it(pages, runs,
     (old / "eval/val/scores.json").write_text(json.dumps(scores))
     (old / "environment.json").write_text('{"started": "2025-01-01", "command": ["fcn-smp"]}')
     shown = text(report(old))
-    assert shown.count("fcn-smp eval old") == 4
+    assert shown.count("fcn-smp eval RUN , where") == 4
     assert "As others count" not in shown
     assert "of an early release" in shown
+    table = (old / "report.html").read_text().split('<table class="sortable">')[1].split("</table>")[0]
+    assert 'class="chip"' not in table  # nothing tells the colours
 
 
 def test_scores_that_nothing_defines_are_dashes(runs, tmp_path):
@@ -297,6 +302,57 @@ def test_several_runs_are_set_side_by_side(pages, runs):
     assert f"<b>{100 * means[1]:.1f}</b>" not in (pages / "several.html").read_text()
     assert "Key full other optimizer.lr 0.002 0.5 full in detail" in shown
     assert "other in detail" in shown
+
+
+def test_the_best_of_each_class_is_bold_and_of_two_runs_there_is_the_difference(runs, pages, tmp_path):
+    def rows(page):
+        table = page.read_text().split('<table class="sortable">')[1].split("</table>")[0]
+        table = re.sub(r'<span class="best">(.*?)</span>', r"*\1*", table)
+        cells = [row.split("</t")[1:5] for row in table.split("<tr>")[2:]]
+        return [[re.sub(r"<.*?>", "", cell).rpartition(">")[2] for cell in row] for row in cells]
+
+    ious = [scores_of(confusion(map(prediction, wrong)))[0] for wrong in ((20, 4, 12, 8, 0), (24, 20, 16, 12, 8))]
+    better, worse = (f"{100 * iu[0]:.1f}" for iu in ious)
+    less = f"{100 * (ious[1][0] - ious[0][0]):.1f}".replace("-", "\u2212")
+    assert rows(pages / "several.html")[0] == [f"*{better}*", worse, less, "50.0"]
+    assert "*" not in "".join(rows(pages / "several.html")[2])  # nobody is right about a single car
+    assert "the difference is other less full" in text(pages / "several.html")
+    three = report([runs / "full", runs / "other", runs / "staged"], tmp_path / "page.html")
+    assert "Difference" not in text(three).split("IU of each class")[1].split("Near boundaries")[0]
+
+
+def test_paired_tests_say_whether_a_difference_is_chance(tmp_path):
+    # Where each image differs alike, drawing them anew changes nothing, and 2 of the 2**20 swaps are as extreme.
+    wrongs = {"worse": (8,) * 20, "best": (4,) * 20, "same": (4,) * 20}
+    for name, wrong in wrongs.items():
+        write_run(tmp_path / name, wrong)
+    means = {name: mean(scores_of(confusion(map(prediction, wrong)))[0]) for name, wrong in wrongs.items()}
+    less = f"{100 * (means['worse'] - means['best']):.1f}".replace("-", "\u2212")
+    shown = text(report([tmp_path / name for name in wrongs], tmp_path / "page.html"))
+    table = shown.split("p-value ")[1]
+    assert "Against best Points 95 % interval p-value" in shown
+    assert table.startswith(f"worse {less} {less} to {less} ≤ 0.001 same +0.0 +0.0 to +0.0 1.000 Difference of the")
+    assert "the same 20 images" in shown
+
+
+def test_without_counts_of_the_same_images_there_are_no_paired_tests(runs, tmp_path):
+    old = shutil.copytree(runs / "other", tmp_path / "old")
+    (old / "eval/val/counts.npz").unlink()
+    shown = text(report([runs / "full", old], tmp_path / "old.html"))
+    assert "this adds them to old: fcn-smp eval RUN , where" in shown
+    assert "p-value" not in shown
+    write_run(tmp_path / "more", (20, 4, 12, 8, 0, 0))
+    shown = text(report([runs / "full", tmp_path / "more"], tmp_path / "more.html"))
+    assert "not scored on the same images" in shown
+    assert "p-value" not in shown
+
+
+def test_values_beside_curves_are_called_the_last_ones(pages):
+    shown = text(pages / "full.html")
+    assert "last: 0.333" in shown
+    assert re.search(r"last: pixel accuracy 72.0 mean IU 60.0", shown)
+    assert "last: other" not in shown  # of the time they are shares
+    assert re.search(r"Mean IU of the validations, % .*last: full 60.0 other 60.0", text(pages / "several.html"))
 
 
 def test_a_staged_run_compares_its_stages_and_ends_with_the_last(pages):
@@ -423,8 +479,8 @@ def test_another_split_is_shown_when_it_was_scored(runs, tmp_path):
     assert run_command("report", run, "--split", "test")[0] == 0
     shown = text(run / "report.html")
     assert "test, 5 images" in shown
-    assert "did not see this split" in shown
-    assert "fcn-smp eval run --split test" in shown
+    assert "Classes All numbers in %" in shown  # it may hold images of the others, so nothing is said of it
+    assert "fcn-smp eval RUN --split test" in shown
 
 
 def test_mistakes_of_the_user_are_told_in_a_sentence(runs, tmp_path):
@@ -442,7 +498,8 @@ def test_mistakes_of_the_user_are_told_in_a_sentence(runs, tmp_path):
 
 
 def test_damaged_files_are_named(runs, tmp_path):
-    for name, content in {"scores.json": "{", "images.csv": "image\nx\n", "samples/00000_truth.png": "x"}.items():
+    damaged = {"scores.json": "{", "images.csv": "image\nx\n", "counts.npz": "x", "samples/00000_truth.png": "x"}
+    for name, content in damaged.items():
         run = shutil.copytree(runs / "full", tmp_path / name.replace("/", "-"))
         (run / "eval/val" / name).write_text(content)
         with one_sentence(run / "eval/val" / name, "damaged"):
@@ -715,6 +772,7 @@ def test_tables_are_sorted_by_a_click_on_a_heading(visit):
 
 def test_an_image_among_the_worst_is_a_link_to_its_sample(visit):
     page = visit("full")
+    assert page.get_by_text("Linked where there is a picture.").count() == 1
     page.get_by_role("link", name="image <4>").click()
     page.wait_for_selector("canvas[data-shown^='2 ']")
     assert page.locator("#which").input_value() == "2"
@@ -740,6 +798,7 @@ def test_a_cell_of_the_confusion_matrix_is_read_out(visit):
 def test_runs_are_compared_on_the_samples_that_both_have(visit):
     page = visit("several")
     assert page.locator("#which").get_attribute("max") == "2"
+    assert "images of which every run has pictures" in page.locator("#samples").inner_text()
     assert "full: " in name_of_sample(page)
     show(page, "Prediction")
     page.locator(".choice").get_by_text("full", exact=True).click()
@@ -747,6 +806,24 @@ def test_runs_are_compared_on_the_samples_that_both_have(visit):
     page.locator(".choice").get_by_text("other", exact=True).click()
     assert (pixels(page) == np.array(COLORS)[prediction(24)]).all()
     assert point(page, 2, 21) == "truth sky, full sky, other car"
+
+
+@pytest.mark.parametrize("name", ["full", "several"])
+def test_what_goes_on_to_the_right_fades_until_the_end_is_reached(visit, name):
+    page = visit(name, width=400)
+    box = page.locator(".scroll:has(.sortable)").first
+    hidden = """(box) => box.querySelector("table").getBoundingClientRect().right
+      - (box.getBoundingClientRect().right - parseFloat(getComputedStyle(box, "::after").width))"""
+    where_the_second_heading_goes_under_the_first = """(box) => {
+      const [first, second] = [...box.querySelectorAll("th button")].map((button) => button.getBoundingClientRect());
+      box.scrollLeft += second.left - first.left;
+      return document.elementFromPoint(first.left + 4, first.top + 8).textContent;
+    }"""
+    box.scroll_into_view_if_needed()
+    assert box.evaluate(hidden) > 0
+    assert box.evaluate(where_the_second_heading_goes_under_the_first) == "Class"
+    box.evaluate("(box) => { box.scrollLeft = box.scrollWidth; }")
+    assert box.evaluate(hidden) <= 0.5
 
 
 def test_hundreds_of_classes_stay_in_their_boxes(runs, visit, tmp_path):

@@ -142,7 +142,7 @@
     const show = async () => {
       const sample = data.samples[which.value];
       describe(sample);
-      reading.textContent = "Point at the picture to read its classes.";
+      reading.textContent = "Point at or tap the picture to read its classes.";
       sample.maps ??= read(sample);
       const read_ = await sample.maps;
       if (sample !== data.samples[which.value]) return; // the slider has moved on

@@ -10,6 +10,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
@@ -18,25 +19,36 @@ from fcn_smp.model_card import METRICS, data_name, honesty
 from fcn_smp.public import public, public_command
 from fcn_smp.reporting.pictures import class_colors, common_rows, samples
 from fcn_smp.reporting.runs import ImageScore, Run
+from fcn_smp.resampling import Counts, compare
 
 _FOLDER = Path(__file__).parent
 _BINARY = ("precision", "recall", "f1")
 
 
 class Column(NamedTuple):
-    """Numbers in [0, 1] or None, one for each row; with a colour they are drawn as bars."""
+    """Numbers in [0, 1] or None, one for each row; with a colour they are drawn as bars, differences have a sign."""
 
     title: str
     values: Sequence[float | None]
     color: str | None = None
+    signed: bool = False
 
 
 class Metric(NamedTuple):
-    """A score of every run, and which is the best if there are several."""
+    """A score of every run, and which is the best if they differ."""
 
     title: str
     values: Sequence[float | None]
     best: float | None
+
+
+class Against(NamedTuple):
+    """A run against the best one: the difference of the mean IU and its 95 % interval in [-1, 1], and the p-value."""
+
+    name: str
+    difference: float
+    interval: tuple[float, float]
+    p_value: str
 
 
 class Confused(NamedTuple):
@@ -73,6 +85,7 @@ def render(runs: Sequence[Run], title: str, detailed: Sequence[Run]) -> str:
         subtitles=[_subtitle(run) for run in runs],
         metrics=list(_metrics(runs)),
         intervals=[run.scores.get("mean_iu_interval") for run in runs],
+        paired=_paired(runs) if several and same else None,
         compared=_compared(runs, colors) if several and same else None,
         differences=_differences(runs) if several else [],
         panels=_compared_curves(runs) if several else [],
@@ -89,7 +102,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "css_color": css_color, "count": _count}
+    environment.filters |= {"percent": _percent, "signed": _signed, "css_color": css_color, "count": _count}
     return environment.get_template("page.html.j2")
 
 
@@ -123,8 +136,7 @@ def _scored(run: Run) -> Iterator[str]:
 
 def _metrics(runs: Sequence[Run]) -> Iterator[Metric]:
     def metric(title: str, values: Sequence[float | None]) -> Metric:
-        known = [value for value in values if value is not None]
-        return Metric(title, values, max(known, default=None) if len(runs) > 1 else None)
+        return Metric(title, values, _best(values))
 
     for key, (_, title) in METRICS.items():
         yield metric(title, [run.scores.get(key) for run in runs])
@@ -138,16 +150,46 @@ def _metrics(runs: Sequence[Run]) -> Iterator[Metric]:
         yield metric("Boundary F1", boundaries)
 
 
+def _best(values: Sequence[float | None]) -> float | None:
+    """Return the largest value, but None where all are the same."""
+    known = [value for value in values if value is not None]
+    return max(known) if len(set(values)) > 1 else None
+
+
+def _paired(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return the paired tests of each run against the best one, or which runs lack the counts that these need."""
+    if lacking := [run for run in runs if run.counts is None]:
+        return {"lacking": [run.name for run in lacking], "command": _eval_command(lacking[0])}
+    best = max(runs, key=lambda run: run.scores.get("mean_iu") or 0).name
+    counts = {run.name: run.counts for run in runs if run.counts is not None}
+    same = all(np.array_equal(other[:, 1], counts[best][:, 1]) for other in counts.values())
+    others = [_against(name, counts[best], other) for name, other in counts.items() if same and name != best]
+    return {"lacking": [], "best": best, "images": len(counts[best]), "others": others}
+
+
+def _against(name: str, best: Counts, counts: Counts) -> Against:
+    found = compare(best, counts)
+    p_value = "≤ 0.001" if found.p_value < 0.001 else f"{found.p_value:.3f}"
+    return Against(name, found.difference, found.interval, p_value)
+
+
 def _compared(runs: Sequence[Run], colors: Mapping[str, str]) -> dict[str, Any]:
     def of_each_class(run: Run) -> list[float | None]:
         return [row["iu"] for row in run.scores["per_class"]]
 
-    columns = [Column(run.name, of_each_class(run), colors[run.name]) for run in runs]
+    ious = [of_each_class(run) for run in runs]
+    columns = [Column(run.name, iu, colors[run.name]) for run, iu in zip(runs, ious, strict=True)]
+    difference = [Column("Difference", list(map(_minus, ious[1], ious[0])), signed=True)] if len(runs) == 2 else []
     return {
         "classes": list(zip(_classes(runs[0]), class_colors(runs[0]), strict=True)),
-        "columns": [*columns, _pixel_shares(runs[0])],
+        "columns": [*columns, *difference, _pixel_shares(runs[0])],
+        "best": list(map(_best, zip(*ious, strict=True))),
         "boundary": _boundary(runs, colors),
     }
+
+
+def _minus(second: float | None, first: float | None) -> float | None:
+    return None if second is None or first is None else second - first
 
 
 def _boundary(runs: Sequence[Run], colors: Mapping[str, str]) -> dict[str, Any] | None:
@@ -224,7 +266,7 @@ def _details(run: Run, key: str, shown: Sequence[int]) -> dict[str, Any]:
 
 def _eval_command(run: Run) -> str:
     split = ["--split", public(run.split, "val")] if run.split != run.recipe.data.val else []
-    return shlex.join(["fcn-smp", "eval", run.name, *split])
+    return shlex.join(["fcn-smp", "eval", "RUN", *split])  # no path of the machine is published
 
 
 def _best_epoch(run: Run) -> str | None:
@@ -292,6 +334,13 @@ def _duration(seconds: float) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _signed(difference: float | None) -> str:
+    """Return a difference of scores in points."""
+    if difference is None or math.isnan(difference):
+        return "-"
+    return f"{100 * difference:+z.1f}".replace("-", "\u2212")
 
 
 def _count(count: int, noun: str) -> str:

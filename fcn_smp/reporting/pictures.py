@@ -55,12 +55,14 @@ def samples(runs: Sequence[Run], rows: Sequence[int]) -> list[dict[str, Any]]:
     return shown
 
 
-def class_colors(run: Run) -> list[str]:
-    """Return the colour of each class, ``#rrggbb``: from the scores, else from the pictures, else grey."""
+def class_colors(run: Run) -> Sequence[str | None]:
+    """Return the colour of each class, ``#rrggbb``: from the scores, else from the pictures; without both None."""
     given = [str(row.get("color")) for row in run.scores["per_class"]]
     if all(map(_COLOR.fullmatch, given)):
         return given
-    palette = _read(next(iter(run.samples.values())).truth).getpalette() or [] if run.samples else []
+    if not run.samples:
+        return [None] * len(given)
+    palette = _read(next(iter(run.samples.values())).truth).getpalette() or []
     palette += [128] * (3 * len(given) - len(palette))
     found = ["#{:02x}{:02x}{:02x}".format(*palette[3 * k : 3 * k + 3]) for k in range(len(given))]
     return [color if _COLOR.fullmatch(color) else other for color, other in zip(given, found, strict=True)]

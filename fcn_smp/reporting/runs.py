@@ -7,9 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
 
 from fcn_smp.errors import UserError
 from fcn_smp.recipe import Recipe, load_recipe
+from fcn_smp.resampling import Counts
 
 
 class ImageScore(NamedTuple):
@@ -42,6 +46,7 @@ class Run:
         scores: What ``scores.json`` holds.
         images: The scores of each image of the split.
         samples: Pictures by the row of their image.
+        counts: Pixels of each image and class, int64 (N, 3, C), as :mod:`fcn_smp.resampling` has them.
     """
 
     name: str
@@ -52,6 +57,7 @@ class Run:
     scores: Mapping[str, Any]
     images: Sequence[ImageScore]
     samples: Mapping[int, Sample]
+    counts: Counts | None
 
 
 def read_run(directory: Path, split: str | None = None) -> Run:
@@ -78,6 +84,7 @@ def read_run(directory: Path, split: str | None = None) -> Run:
         scores=scores,
         images=_read_images(scored / "images.csv"),
         samples=_find_samples(scored / "samples"),
+        counts=_read_counts(scored / "counts.npz"),
     )
 
 
@@ -134,6 +141,17 @@ def _read_images(path: Path) -> list[ImageScore]:
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged; fcn-smp eval writes it anew.") from error
+
+
+def _read_counts(path: Path) -> Counts | None:
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path) as arrays:
+            counts: Counts = arrays["counts"]
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
+        raise UserError(f"{path} is damaged; fcn-smp eval writes it anew.") from error
+    return counts
 
 
 def _find_samples(folder: Path) -> dict[int, Sample]:
