@@ -20,9 +20,13 @@ def palette_image(label: Array, palette: Array) -> Image.Image:
 
 def overlay(image: Array, label: Array, palette: Array, opacity: float = 0.6, clear: Sequence[int] = ()) -> Image.Image:
     """Lay a label's colours over its image, uint8 (H, W, 3); the classes ``clear`` stay as they are."""
-    colors = palette[label].astype(np.float32)
-    shown = ~np.isin(label, clear)[..., None] * opacity
-    return Image.fromarray((image * (1 - shown) + colors * shown).round().astype(np.uint8))
+    shown = np.where(np.isin(np.arange(256), clear), 0, opacity).astype(np.float32)[:, None]
+    kept, added = 1 - shown, palette * shown
+    blended = np.empty_like(image)
+    for top in range(0, len(image), _BAND):  # floats of a large image would take eight times its memory
+        rows = slice(top, top + _BAND)
+        blended[rows] = (image[rows] * kept[label[rows]] + added[label[rows]]).round()
+    return Image.fromarray(blended)
 
 
 def overlay_with_legend(image: Array, label: Array, palette: Array, classes: Sequence[str]) -> Image.Image:
@@ -149,6 +153,8 @@ def save_image(image: Image.Image, path: Path) -> None:
 
 
 _GAP = 6
+_BAND = 64
+"""Rows that are blended at a time."""
 _WRONG = np.array((213, 94, 0), np.uint8)
 """Orange of Okabe and Ito, which people of every kind of colour vision tell from grey."""
 _SWATCH = (18, 13)

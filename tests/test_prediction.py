@@ -504,6 +504,26 @@ def test_the_next_image_waits_while_a_large_one_is_written(segmenter, tmp_path, 
     assert most == [1] * 5
 
 
+def test_images_of_many_sizes_do_not_pile_up_until_there_is_a_batch(segmenter, monkeypatch):
+    monkeypatch.setattr(prediction, "_COUNT", 6)
+    given, run = [], []
+
+    def frames():
+        for number in range(40):
+            given.append(number)
+            yield photo(8, 8 + number)
+
+    bands = segmenter.bands
+
+    def counting_bands(images, *rest):
+        run.extend(images)
+        assert len(given) - len(run) <= 6 + 8
+        return bands(images, *rest)
+
+    monkeypatch.setattr(segmenter, "bands", counting_bands)
+    assert [one.label.shape for one in predict(segmenter, frames(), batch_size=8)] == [(8, 8 + n) for n in range(40)]
+
+
 def test_few_large_images_wait_at_a_time(segmenter, tmp_path, monkeypatch):
     write_photos(tmp_path, *(f"{number}.png" for number in range(12)))
     monkeypatch.setattr(prediction, "_MEMORY", 3 * photo().nbytes)

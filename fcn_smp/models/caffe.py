@@ -115,12 +115,6 @@ class UpsampleCropped(nn.Module):
         scores = self.upsample(scores)
         return crop(scores, self.offset, feature.shape[2] - self.borders, feature.shape[3] - self.borders)
 
-    def matrix(self, length: int, pixels: int) -> Tensor:
-        """Return what :meth:`forward` does along an axis of so many scores: float64 (pixels, length)."""
-        factor = self.upsample.factor
-        centres = (torch.arange(pixels, dtype=torch.float64) + self.offset + 0.5) / factor - 1
-        return (1 - (centres[:, None] - torch.arange(length)).abs()).clamp(min=0)
-
 
 def caffe_alignment(classes: int, strides: Sequence[int], *, learned: bool) -> tuple[list[nn.Module], nn.Module]:
     """Return one module for each skip that fuses its scores with the coarser ones, and the last upsampling."""

@@ -30,22 +30,6 @@ def bilinear_kernel(factor: int) -> Tensor:
     return weights[:, None] * weights
 
 
-def bilinear_matrix(length: int, pixels: int, factor: float) -> Tensor:
-    """Return the matrix that interpolates an axis, as :func:`torch.nn.functional.interpolate` does without corners.
-
-    Args:
-        length: Number of scores.
-        pixels: Number of pixels to make of them.
-        factor: Pixels per score; need not be a whole number.
-
-    Returns:
-        float64 (pixels, length); the one or two weights of a pixel sum to 1. Before the centre of the first score and
-        behind that of the last one the border goes on.
-    """
-    centres = (torch.arange(pixels, dtype=torch.float64) + 0.5) / factor - 0.5
-    return (1 - (centres.clamp(0, length - 1)[:, None] - torch.arange(length)).abs()).clamp(min=0)
-
-
 def crop(x: Tensor, offset: int, height: int, width: int) -> Tensor:
     """Cut ``x`` of shape (N, C, h, w) to ``height`` by ``width`` pixels from row and column ``offset`` on.
 
@@ -135,10 +119,6 @@ class Upsample(nn.Module):
             scores = replicate(scores, 0, 1)
             scores = F.interpolate(scores, scale_factor=self.factor, mode="bilinear", align_corners=False)
         return crop(scores, 0, feature.shape[2], feature.shape[3])
-
-    def matrix(self, length: int, pixels: int) -> Tensor:
-        """Return what :meth:`forward` does along an axis of so many scores: float64 (pixels, length)."""
-        return bilinear_matrix(length, pixels, self.factor)
 
 
 class FuseInterpolated(nn.Module):
