@@ -240,5 +240,6 @@ def grid_of(model: nn.Module) -> int:
 
 def _free_memory(device: torch.device) -> int:
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for what comes
+        return torch.cuda.mem_get_info(device)[0] + kept
     return int(psutil.virtual_memory().available)

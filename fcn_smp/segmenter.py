@@ -46,7 +46,7 @@ def most_likely(logits: Tensor, threshold: float = 0.5) -> Tensor:
     """
     if logits.shape[1] == 1:
         return (logits[:, 0].sigmoid() > threshold).long()
-    return logits.argmax(1)
+    return logits.max(1).indices  # as argmax, which is ten times as slow on a CPU
 
 
 class Segmenter:

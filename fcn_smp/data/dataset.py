@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch.utils.data import Dataset
 
 from fcn_smp.data.labels import IGNORE_INDEX, Array, Colors, Numbers, reason
@@ -261,12 +261,13 @@ def upright_rgb(image: Image.Image) -> Array:
 
     Of 16 bits the upper 8 are taken, of transparent pixels the colour.
     """
-    upright = ImageOps.exif_transpose(image)
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright = ImageOps.exif_transpose(image) if turned else image  # which would copy it all the same
     if upright.mode.startswith("I"):  # Pillow would cut off what is above 255
         upright = Image.fromarray((np.array(upright) >> 8).clip(0, 255).astype(np.uint8))
     if upright.mode == "P" and "transparency" in upright.info:  # Pillow warns of the direct way
         upright = upright.convert("RGBA")
-    return np.array(upright.convert("RGB"))
+    return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
 
 
 def is_picture(path: str) -> bool:
