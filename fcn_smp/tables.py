@@ -1,6 +1,7 @@
 """What the command line prints of scores and of checked data sets."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -21,7 +22,7 @@ def print_scores(console: Console, summary: Mapping[str, Any]) -> None:
     for row in summary["per_class"]:
         table.add_row(row["class"], *(percent(row[key]) for key in columns), f"{row['pixels']:,}")
     console.print(table)
-    _say(console, f"{summary['images']:,} image{'s' * (summary['images'] != 1)} of {summary['split']}:")
+    _say(console, f"{summary['images']:,} image{'s' * (summary['images'] != 1)} of {Path(summary['split']).name}:")
     lines = dict(means(summary))
     width = max(map(len, lines))
     for name, value in lines.items():

@@ -840,7 +840,7 @@ def test_full_disk_is_one_sentence_when_unpacking_too(refused, root, voc_tar, mo
 
 def test_folder_that_cannot_be_made_is_one_sentence(refused, server, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    refused(["voc2007", "--root", tmp_path / "file/below", "--download"], tmp_path / "file/below", "Not a directory")
+    refused(["voc2007", "--root", tmp_path / "file/below", "--download"], tmp_path / "file/below", "should be a folder")
 
 
 def test_terminal_shows_how_far_a_step_is(command, server, root, monkeypatch):

@@ -54,6 +54,8 @@ def train(recipe: Recipe, run: Path, *, resume: bool, console: Console) -> None:
         if fabric.is_global_zero:
             remove_unfinished(run)
         if resume and (run / "model").is_dir():
+            if fabric.is_global_zero:
+                _report_if_missing(run)
             console.print(f"{run} is complete; there is nothing to resume.", highlight=False, soft_wrap=True)
             return
         if resume and not any(run.rglob("last.ckpt")):
@@ -213,6 +215,8 @@ def _train_stages(fabric: Fabric, recipe: Recipe, run: Path, console: Console) -
     for name, stage in recipe.staged().items():
         directory = run / name
         done = (directory / "model").is_dir()
+        if done and fabric.is_global_zero:
+            _report_if_missing(directory)
         console.print(f"Stage {name}{': complete' * done}", highlight=False)
         if before and "init_from" not in recipe.stages[name].get("model", {}):
             stage = _starting_from(stage, before / "model")
@@ -227,6 +231,12 @@ def _train_stages(fabric: Fabric, recipe: Recipe, run: Path, console: Console) -
     if fabric.is_global_zero and before:
         with whole(run / "model") as temporary:
             shutil.copytree(before / "model", temporary)
+        report(run)
+
+
+def _report_if_missing(run: Path) -> None:
+    """Write the report of a complete run that was killed right before it."""
+    if not (run / "report.html").exists():
         report(run)
 
 
