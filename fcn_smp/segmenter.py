@@ -32,6 +32,8 @@ from fcn_smp.inference import (
     views,
 )
 from fcn_smp.models.any_size import AsItIs, Padded
+from fcn_smp.models.base import Network
+from fcn_smp.models.coarse import CoarseScores
 from fcn_smp.models.encoder import Preprocessing
 
 _WHOLE = Inference(window=None)
@@ -142,8 +144,8 @@ class Segmenter:
         """Map a batch of RGB images of one size, uint8 (H, W, 3), to their logits.
 
         Yields:
-            Float logits (N, C, h, W) of the next h rows, from the top to the bottom: all rows at once, or with windows
-            as many as they are apart, so that the logits of a large image need not exist all at a time.
+            Float logits (N, C, h, W) of the next h rows, from the top to the bottom, so that those of all pixels need
+            not exist at a time.
 
         Raises:
             TypeError: The images are something else.
@@ -155,17 +157,25 @@ class Segmenter:
         height, width = images[0].shape[:2]
         side = self.window_side(height, width, inference, len(images))
 
-        def logits(rows: slice, columns: slice) -> Tensor:
-            parts = [image[rows, columns] for image in images]
-            batch = torch.stack([self._preprocess(part) for part in parts]).to(self.device)
-            return views(self._network, batch, inference, parts[0].shape[:2])
+        def batch(rows: slice, columns: slice) -> Tensor:
+            return torch.stack([self._preprocess(image[rows, columns]) for image in images]).to(self.device)
 
+        def logits(rows: slice, columns: slice) -> Tensor:
+            return views(self._network, batch(rows, columns), inference, images[0][rows, columns].shape[:2])
+
+        everything = slice(None), slice(None)
+        if side is None and inference.is_plain and self.preprocessing.resize is None:
+            yield from self._scores(batch(*everything)).logits()
+            return
         if side is None:
-            yield logits(slice(None), slice(None))
+            yield logits(*everything)
             return
         overlap = side // 4 if inference.overlap is None else inference.overlap
         rows, columns = (places(length, side, overlap, grid_of(self.model)) for length in (height, width))
         yield from blended(logits, rows, columns)
+
+    def _scores(self, images: Tensor) -> CoarseScores:
+        return self.model.coarse(images) if isinstance(self.model, Network) else CoarseScores(self._network(images))
 
     def _network(self, images: Tensor) -> Tensor:
         logits: Tensor = self._fit.restore(self.model(self._fit(images)), images)
