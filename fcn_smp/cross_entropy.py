@@ -1,5 +1,6 @@
 """Upsampling and cross-entropy in one operator, which never holds the logits of all pixels."""
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ def upsampled_cross_entropy(
     """Return the sum over all pixels of the cross-entropy of the logits that are interpolated from ``scores``.
 
     It is that of ``torch.nn.functional.cross_entropy(..., reduction="sum")``, computed in float32 and some rows at a
-    time. The gradient is taken on the way, so that of all pixels nothing is kept; it has no gradient of its own.
+    time. The gradient is taken on the way, so that of all pixels nothing is kept; it has no gradient of its own. Kernels
+    of Triton do the same on CUDA.
 
     Args:
         scores: Of C classes, float32.
@@ -34,6 +36,10 @@ def upsampled_cross_entropy(
     Raises:
         RuntimeError: A label that is not void is no class.
     """
+    if scores.rows is not None and scores.scores.device.type == "cuda" and find_spec("triton"):
+        from fcn_smp import cross_entropy_kernels
+
+        return cross_entropy_kernels.upsampled_cross_entropy(scores, target, weight, ignore_index, label_smoothing)
     total: Tensor = _UpsampledCrossEntropy.apply(scores.scores, scores, target, weight, ignore_index, label_smoothing)
     return total
 
