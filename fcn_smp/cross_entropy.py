@@ -23,8 +23,8 @@ def upsampled_cross_entropy(
     """Return the sum over all pixels of the cross-entropy of the logits that are interpolated from ``scores``.
 
     It is that of ``torch.nn.functional.cross_entropy(..., reduction="sum")``, computed in float32 and some rows at a
-    time. The gradient is taken on the way, so that of all pixels nothing is kept; it has no gradient of its own. Kernels
-    of Triton do the same on CUDA.
+    time. The gradient is taken on the way, so that of all pixels nothing is kept; it has no gradient of its own. On
+    CUDA this is done by kernels of Triton.
 
     Args:
         scores: Of C classes, float32.

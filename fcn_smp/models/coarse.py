@@ -70,11 +70,15 @@ class CoarseScores(NamedTuple):
             return self.scores.shape[2], self.scores.shape[3]
         return len(self.rows), len(self.columns)
 
-    def bands(self) -> Iterator[Band]:
-        """Divide the image's rows, from the top to the bottom, into bands whose scores fit a cache together."""
+    def bands(self, images: int = 1) -> Iterator[Band]:
+        """Divide the image's rows, from the top to the bottom, into bands whose scores fit a cache together.
+
+        Args:
+            images: Of how many images the scores exist at a time.
+        """
         scores, (height, width) = self.scores, self.size
         held = _HELD if scores.device.type == "cpu" else _HELD_ELSEWHERE
-        count = max(_ROWS, held // (scores.shape[1] * width))
+        count = max(_ROWS, held // (images * scores.shape[1] * width))
         columns = None if self.columns is None else hat(self.columns, scores.shape[3]).to(scores.device)
         for top in range(0, height, count):
             rows = slice(top, min(top + count, height))
@@ -98,7 +102,7 @@ class CoarseScores(NamedTuple):
 
     def logits(self) -> Iterator[Tensor]:
         """Yield the float32 logits (N, C, r, W) of the next r rows of the image, from the top to the bottom."""
-        for band in self.bands():
+        for band in self.bands(len(self.scores)):
             with torch.autocast(self.scores.device.type, enabled=False):
                 yield band.upsample(self.scores.float())
 

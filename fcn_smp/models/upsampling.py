@@ -12,6 +12,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]
 
 
 def bilinear_kernel(factor: int) -> Tensor:
@@ -119,10 +120,11 @@ class Upsample(nn.Module):
         if self.factor == 1:
             return crop(scores, 0, height, width)
         # Not one condition: TorchScript leaves out what this guards, but reads the whole of an "and".
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]  # noqa: SIM102
+        if not is_scripting():  # noqa: SIM102
             if torch.compiler.is_exporting():
                 return self.in_steps(scores, height, width)
-        # What F.interpolate calls, with a size and a factor, of which it takes one: all in one, without copies.
+        # What F.interpolate calls, with a size and a factor, of which it takes one: all in one, without copies. (It
+        # would copy a map of more than one row or column that is as large as its image, but there is none.)
         output: Tensor = torch.ops.aten.upsample_bilinear2d(scores, [height, width], False, self.factor, self.factor)
         return output
 
