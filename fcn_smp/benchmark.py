@@ -199,8 +199,10 @@ def benchmark(
     """
     setting = setting._replace(encoder=_known_encoder(setting.encoder), device=str(present_device(setting.device)))
     names = [ENCODER, *map(_known_arch, archs)]
-    # Compiled networks share code, and torch gives up on a piece of code when it meets the ninth network.
-    with torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=1000):
+    # Compiled networks share code, and torch gives up on a piece of code when it meets the ninth network. On a GPU
+    # convolutions are chosen as the trainer has them chosen.
+    limits = torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=1000)
+    with limits, torch.backends.cudnn.flags(enabled=True, benchmark=True):
         contestants, reasons = _warmed_up(names, setting, advance)
         peak = 0.0
         product = _product(setting)
