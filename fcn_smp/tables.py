@@ -115,9 +115,8 @@ def print_benchmark(console: Console, summary: Mapping[str, Any]) -> None:
     taken = f"{encoder['forward_seconds']:.3g} s and {encoder['step_seconds']:.3g} s"
     taken += f", {encoder['step_bytes'] / 2**20:,.0f} MiB" * (encoder["step_bytes"] is not None)
     _say(console, f"Ratios to the encoder alone: {taken} for {images}.")
-    _say(
-        console, "A step is forward, loss and backward" + " and AdamW" * setting["optimizer"] + "; memory is its peak."
-    )
+    end = ", backward and AdamW" if setting["optimizer"] else " and backward"
+    _say(console, f"A step is forward, loss{end}; memory is its peak.")
     _say(
         console, f"GFLOP are of one image; the peak is {summary['peak_flops'] / 1e12:.3g} TFLOP/s, of a matrix product."
     )
