@@ -113,13 +113,13 @@ def print_benchmark(console: Console, summary: Mapping[str, Any]) -> None:
         f"{setting['batch_size']} image{'s' * (setting['batch_size'] > 1)} of {height}x{width}, {setting['precision']}"
     )
     taken = f"{encoder['forward_seconds']:.3g} s and {encoder['step_seconds']:.3g} s"
-    taken += f", {encoder['step_bytes'] / 2**20:,.0f} MiB" * (encoder["step_bytes"] is not None)
+    if encoder["step_bytes"] is not None:
+        taken += f", {encoder['step_bytes'] / 2**20:,.0f} MiB"
     _say(console, f"Ratios to the encoder alone: {taken} for {images}.")
     end = ", backward and AdamW" if setting["optimizer"] else " and backward"
     _say(console, f"A step is forward, loss{end}; memory is its peak.")
-    _say(
-        console, f"GFLOP are of one image; the peak is {summary['peak_flops'] / 1e12:.3g} TFLOP/s, of a matrix product."
-    )
+    peak = f"{summary['peak_flops'] / 1e12:.3g} TFLOP/s"
+    _say(console, f"GFLOP are of one image; the peak is {peak}, of a matrix product.")
     if setting["compiled"]:
         _say(console, "* compiled by torch.")
     for row in summary["networks"]:
