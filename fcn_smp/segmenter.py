@@ -235,7 +235,7 @@ class Segmenter:
         Raises:
             UserError: There is no model that was saved by this package, or no such device.
         """
-        device = _present(device)
+        device = present_device(device)
         directory = _model_directory(str(source))
         try:
             # The hub library prints where it loads from.
@@ -264,7 +264,12 @@ def _palette(colors: Array | Sequence[Sequence[int]] | None) -> Array:
     return palette
 
 
-def _present(device: str | torch.device) -> torch.device:
+def present_device(device: str | torch.device) -> torch.device:
+    """Return a device by its name; ``auto`` is an accelerator, if there is one, else the CPU.
+
+    Raises:
+        UserError: There is no such device here.
+    """
     try:
         found = torch.accelerator.current_accelerator(check_available=True) if device == "auto" else device
         return torch.zeros(0, device=found or "cpu").device

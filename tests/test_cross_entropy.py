@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from networks import build, images, with_random_scores
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fcn_smp.cross_entropy import upsampled_cross_entropy
-from fcn_smp.losses import SegmentationLoss
+from fcn_smp.losses import SegmentationLoss, upsampled_cross_entropy
 from fcn_smp.models.caffe import UpsampleCropped
 from fcn_smp.models.coarse import CoarseScores
 from fcn_smp.models.upsampling import Upsample
@@ -171,7 +170,7 @@ needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is
 INTERPRETED = """
 import torch, torch.nn.functional as F
 torch.set_num_threads(1)
-import fcn_smp.cross_entropy_kernels as kernels
+import fcn_smp.losses.kernels as kernels
 from test_cross_entropy import placed, plain, value_and_gradient
 from fcn_smp.models.caffe import UpsampleCropped
 from fcn_smp.models.upsampling import Upsample
@@ -202,7 +201,7 @@ COMPILED = """
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from fcn_smp.cross_entropy_kernels import _gradients, _losses
+from fcn_smp.losses.kernels import _gradients, _losses
 
 FLOATS = "scores rows columns weight total_weight loss log_sum gradient".split()
 INTEGERS = "first_rows row_counts first_columns column_counts".split()

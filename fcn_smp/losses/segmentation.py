@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.losses import BINARY_MODE, MULTICLASS_MODE, DiceLoss, LovaszLoss
 from torch import Tensor, nn
 
-from fcn_smp.cross_entropy import upsampled_cross_entropy
+from fcn_smp.losses.cross_entropy import upsampled_cross_entropy
 from fcn_smp.models.coarse import CoarseScores
 
 Term = Literal["cross_entropy", "dice", "lovasz", "focal"]

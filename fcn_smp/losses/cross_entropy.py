@@ -13,6 +13,7 @@ _SPREAD = 80
 """Logits that are no further apart than this have exponentials that single precision holds."""
 
 
+@torch.compiler.disable
 def upsampled_cross_entropy(
     scores: CoarseScores,
     target: Tensor,
@@ -37,9 +38,9 @@ def upsampled_cross_entropy(
         RuntimeError: A label that is not void is no class.
     """
     if scores.rows is not None and scores.scores.device.type == "cuda" and find_spec("triton"):
-        from fcn_smp import cross_entropy_kernels
+        from fcn_smp.losses import kernels
 
-        return cross_entropy_kernels.upsampled_cross_entropy(scores, target, weight, ignore_index, label_smoothing)
+        return kernels.upsampled_cross_entropy(scores, target, weight, ignore_index, label_smoothing)
     total: Tensor = _UpsampledCrossEntropy.apply(scores.scores, scores, target, weight, ignore_index, label_smoothing)
     return total
 
