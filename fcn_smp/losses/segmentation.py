@@ -134,7 +134,8 @@ class SegmentationLoss(nn.Module):
     def _sum_of_all(self, scores: CoarseScores, target: Tensor) -> Tensor:
         if self.binary:
             scores = scores._replace(scores=_of_two_classes(scores.scores))
-        return upsampled_cross_entropy(scores, target, self.weight, self.ignore_index, self.label_smoothing)
+        total: Tensor = upsampled_cross_entropy(scores, target, self.weight, self.ignore_index, self.label_smoothing)
+        return total
 
     def _sum_of_hardest(self, logits: Tensor, target: Tensor) -> Tensor:
         if self.binary:
