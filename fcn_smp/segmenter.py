@@ -157,7 +157,8 @@ class Segmenter:
 
         def logits(rows: slice, columns: slice) -> Tensor:
             parts = [image[rows, columns] for image in images]
-            batch = torch.stack([self._preprocess(part) for part in parts]).to(self.device)
+            pixels = torch.from_numpy(np.stack([self._preprocess.resized(part) for part in parts])).to(self.device)
+            batch = self._preprocess.normalize.to(self.device)(pixels.permute(0, 3, 1, 2).contiguous())
             return views(self._network, batch, inference, parts[0].shape[:2])
 
         if side is None:

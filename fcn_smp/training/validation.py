@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fcn_smp.data.labels import IGNORE_INDEX
+from fcn_smp.data.transforms import Preprocess
 from fcn_smp.inference import stretched
 from fcn_smp.metrics import ConfusionMatrix, Scores, Thresholds
 from fcn_smp.segmenter import most_likely
@@ -38,6 +39,7 @@ class Validation:
         self.samples = samples
         self.share: Sequence[int] = range(len(parts.val))[:limit][fabric.global_rank :: fabric.world_size]
         self.predictions: list[Tensor] = []
+        self.normalize = Preprocess(*parts.preprocessing).normalize.to(fabric.device)
         self._batches: DataLoader[Batch] | None = None
 
     @property
@@ -65,8 +67,9 @@ class Validation:
         for batch in self.batches:
             if interruption.asked:
                 break
+            images = self.normalize(batch.images.to(self.fabric.device).permute(0, 3, 1, 2).contiguous())
             with self.fabric.autocast():
-                logits = model(batch.images.to(self.fabric.device))
+                logits = model(images)
             logits = stretched(logits, batch.labels.shape[1:])
             prediction = most_likely(logits)
             found = logits[:, 0].float().sigmoid() if isinstance(counter, Thresholds) else prediction
