@@ -158,7 +158,9 @@ class Segmenter:
         side = self.window_side(height, width, inference, len(images))
 
         def batch(rows: slice, columns: slice) -> Tensor:
-            return torch.stack([self._preprocess(image[rows, columns]) for image in images]).to(self.device)
+            parts = np.stack([self._preprocess.resized(image[rows, columns]) for image in images])
+            pixels = torch.from_numpy(parts).to(self.device)
+            return self._preprocess.normalize.to(self.device)(pixels.permute(0, 3, 1, 2).contiguous())
 
         def logits(rows: slice, columns: slice) -> Tensor:
             return views(self._network, batch(rows, columns), inference, images[0][rows, columns].shape[:2])

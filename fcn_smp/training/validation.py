@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fcn_smp.data.labels import IGNORE_INDEX
+from fcn_smp.data.transforms import Preprocess
 from fcn_smp.inference import stretched
 from fcn_smp.metrics import ConfusionMatrix, Scores, Thresholds
 from fcn_smp.models.base import Network
@@ -40,6 +41,7 @@ class Validation:
         self.samples = samples
         self.share: Sequence[int] = range(len(parts.val))[:limit][fabric.global_rank :: fabric.world_size]
         self.predictions: list[Tensor] = []
+        self.normalize = Preprocess(*parts.preprocessing).normalize.to(fabric.device)
         self._batches: DataLoader[Batch] | None = None
 
     @property
@@ -67,8 +69,9 @@ class Validation:
         for batch in self.batches:
             if interruption.asked:
                 break
+            images = self.normalize(batch.images.to(self.fabric.device).permute(0, 3, 1, 2).contiguous())
             with self.fabric.autocast():
-                scores = model.coarse(batch.images.to(self.fabric.device))
+                scores = model.coarse(images)
             labels, top, predictions = batch.labels.to(self.fabric.device), 0, []
             for logits in self._bands(scores, labels.shape[1:]):
                 rows = slice(top, top := top + logits.shape[2])
