@@ -123,11 +123,19 @@ class ProtocolScore:
 
     def update(self, prediction: Array, truth: Array) -> None:
         """Add an image: predicted classes, and true classes or 255, both uint8 (H, W) at native size."""
+        self.add(self.count(prediction, truth))
+
+    def count(self, prediction: Array, truth: Array) -> Tensor:
+        """Return what :meth:`add` takes of an image, given as to :meth:`update`."""
         prediction, truth = (_resized(label, self.protocol.size) for label in (prediction, truth))
         confusion = ConfusionMatrix(self.classes + 1, self._ignore_index)
         confusion.update(torch.from_numpy(prediction), torch.from_numpy(self._label[truth]))
         counts = confusion.counts
-        self._counts.append(torch.stack([counts.diag(), counts.sum(1), counts.sum(0)]))
+        return torch.stack([counts.diag(), counts.sum(1), counts.sum(0)])
+
+    def add(self, counts: Tensor) -> None:
+        """Add what was counted of an image."""
+        self._counts.append(counts)
 
     def scores(self) -> ProtocolResult:
         """Return the scores of all images that were added, one at least."""
