@@ -21,7 +21,7 @@ from fcn_smp.data.dataset import SegmentationDataset
 from fcn_smp.data.labels import IGNORE_INDEX, Array
 from fcn_smp.errors import UserError
 from fcn_smp.inference import Inference
-from fcn_smp.metrics import ConfusionMatrix, Scores, Thresholds, f_score
+from fcn_smp.metrics import METRICS, ConfusionMatrix, Scores, Thresholds, f_score
 from fcn_smp.overlap import Bulky, read_ahead, threads, work_behind
 from fcn_smp.protocols import ProtocolScore, protocol_scores
 from fcn_smp.recipe import load_recipe
@@ -32,14 +32,6 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 R = TypeVar("R")
 B = TypeVar("B", bound=Bulky)
-
-MEANS = {
-    "mean_iu": "mean IU",
-    "pixel_accuracy": "pixel accuracy",
-    "mean_accuracy": "mean accuracy",
-    "frequency_weighted_iu": "frequency-weighted IU",
-}
-"""The four metrics of the paper: their keys and what people read."""
 
 
 class Counts(torch.nn.Module):
@@ -193,7 +185,7 @@ class Evaluation:
         Of two classes the second has its ``binary`` scores too: IU, precision, recall, F1, F0.5 and F2.
         """
         scores, boundary = self.scores, self.boundary
-        means = {key: _number(getattr(scores, key)) for key in MEANS}
+        means = {key: _number(getattr(scores, key)) for key in METRICS}
         of_classes = zip(
             self.classes,
             scores.iu,

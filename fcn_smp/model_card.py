@@ -6,16 +6,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from fcn_smp.metrics import METRICS
 from fcn_smp.public import last_component, names_a_place, public, public_command
 from fcn_smp.recipe import Recipe
-
-METRICS = {
-    "mean_iu": ("mean_iou", "Mean IU"),
-    "pixel_accuracy": ("pixel_accuracy", "Pixel accuracy"),
-    "mean_accuracy": ("mean_accuracy", "Mean accuracy"),
-    "frequency_weighted_iu": ("frequency_weighted_iou", "Frequency-weighted IU"),
-}
-"""What the Hub calls them, and what people read."""
 
 _DATA = {
     "sbd": "SBD",
@@ -96,8 +89,8 @@ def model_card(
 
 def _front_matter(recipe: Recipe, summary: Mapping[str, Any]) -> dict[str, Any]:
     metrics = [
-        {"type": kind, "name": name, "value": summary[key]}
-        for key, (kind, name) in METRICS.items()
+        {"type": key.replace("_iu", "_iou"), "name": name, "value": summary[key]}  # the type as the Hub calls it
+        for key, name in METRICS.items()
         if summary[key] is not None
     ]
     dataset = {"type": recipe.data.kind, "name": data_name(recipe), "split": public(summary["split"], "val")}
@@ -152,7 +145,7 @@ def _scores(recipe: Recipe, summary: Mapping[str, Any]) -> str:
         "",
         "| metric | value |",
         "|---|---:|",
-        *(f"| {name} | {_percent(summary[key])} |" for key, (_, name) in METRICS.items()),
+        *(f"| {name} | {_percent(summary[key])} |" for key, name in METRICS.items()),
         *_binary_scores(summary),
         "",
         "| | class | IU | accuracy | pixels |",

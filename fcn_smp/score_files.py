@@ -14,10 +14,11 @@ from PIL import Image
 from fcn_smp.data.dataset import SegmentationDataset
 from fcn_smp.data.labels import Array
 from fcn_smp.drawing import Row, comparison, palette_image, save_image
-from fcn_smp.evaluation import MEANS, Evaluation
+from fcn_smp.evaluation import Evaluation
 from fcn_smp.files import whole, write_csv, write_text
 from fcn_smp.heatmap import draw_confusion
 from fcn_smp.inference import Inference
+from fcn_smp.metrics import METRICS
 from fcn_smp.segmenter import Segmenter
 
 SAMPLES = 4
@@ -121,9 +122,12 @@ def markdown(summary: Mapping[str, Any]) -> str:
 
 def means(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the scores of a summary over all classes, what they are called and their value in per cent."""
-    for key, name in MEANS.items():
+    for key, name in METRICS.items():
         ends = [percent(end) for end in summary["mean_iu_interval"]]
-        yield name, percent(summary[key]) + f" (95 %: {ends[0]} to {ends[1]})" * (key == "mean_iu")
+        yield (
+            name[0].lower() + name[1:],
+            percent(summary[key]) + f" (95 %: {ends[0]} to {ends[1]})" * (key == "mean_iu"),
+        )
     boundary = summary["boundary"]
     yield f"boundary F1, within {boundary['tolerance']}", percent(boundary["f1"])
     for width, iu in boundary["trimap_iu"].items():
