@@ -290,8 +290,7 @@ def _labelled(
     kinds: Collection[Kind],
 ) -> Iterator[tuple[T, Array, Maps]]:
     """Yield the items with their images and maps, in the order of the batches."""
-    if len(segmenter.classes) > 255:
-        raise UserError(f"The model has {len(segmenter.classes)} classes; a label picture holds 255 at most.")
+    segmenter.check_labels()
     for batch in _batches(images, batch_size or (1 if segmenter.device.type == "cpu" else 8)):
         maps = _maps(segmenter, [image for _, image in batch], inference, kinds)
         for (item, image), own in zip(batch, maps, strict=True):
