@@ -41,6 +41,11 @@ def last_component(path: str) -> str:
     return parts[-1] if parts else path
 
 
+def escape(text: str) -> str:
+    """Return text that Markdown shows as it is, within a table too."""
+    return re.sub(r"([\\`*_{}\[\]<>()#!|~&$:@])", r"\\\1", " ".join(text.split()))
+
+
 def _public_argument(argument: str) -> str:
     """Return an argument of the command line: a file, an option, or ``key=value`` of the recipe."""
     if argument in shipped_recipes():

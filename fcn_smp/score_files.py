@@ -19,6 +19,7 @@ from fcn_smp.files import whole, write_csv, write_text
 from fcn_smp.heatmap import draw_confusion
 from fcn_smp.inference import Inference
 from fcn_smp.metrics import METRICS
+from fcn_smp.public import escape
 from fcn_smp.segmenter import Segmenter
 
 SAMPLES = 4
@@ -101,13 +102,13 @@ def markdown(summary: Mapping[str, Any]) -> str:
     """Return the scores of a summary as tables in Markdown."""
     of_classes = ("iu", "accuracy", "precision", "boundary_f1")
     rows = [
-        f"| {_plain(row['class'])} | {' | '.join(percent(row[key]) for key in of_classes)} | {row['pixels']:,} |"
+        f"| {escape(row['class'])} | {' | '.join(percent(row[key]) for key in of_classes)} | {row['pixels']:,} |"
         for row in summary["per_class"]
     ]
     lines = [
         "| metric | % |",
         "|---|---:|",
-        *(f"| {name} | {value} |" for name, value in means(summary)),
+        *(f"| {escape(name)} | {value} |" for name, value in means(summary)),
         "",
         "| class | IU % | accuracy % | precision % | boundary F1 % | pixels |",
         "|---|---:|---:|---:|---:|---:|",
@@ -133,7 +134,7 @@ def means(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for width, iu in boundary["trimap_iu"].items():
         yield f"mean IU within {width} px of a boundary", percent(iu)
     for name in ("precision", "recall", "f1", "f0.5", "f2") if "binary" in summary else ():
-        yield f"{name.capitalize()} of {_plain(summary['binary']['class'])}", percent(summary["binary"][name])
+        yield f"{name.capitalize()} of {summary['binary']['class']}", percent(summary["binary"][name])
 
 
 def percent(value: float | None) -> str:
@@ -156,7 +157,3 @@ def _shrunk(image: Array, truth: Array, prediction: Array) -> tuple[Array, Array
 
 def _cell(value: float) -> float | str:
     return "" if math.isnan(value) else round(float(value), 6)
-
-
-def _plain(name: str) -> str:
-    return name.replace("|", "\\|")

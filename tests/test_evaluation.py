@@ -26,6 +26,7 @@ from fcn_smp.evaluation import Counts, Evaluation, count, evaluate
 from fcn_smp.inference import Inference
 from fcn_smp.models.encoder import encoder_preprocessing
 from fcn_smp.recipe import load_recipe
+from fcn_smp.score_files import markdown, means
 from fcn_smp.segmenter import Segmenter
 
 TINY = """\
@@ -157,6 +158,16 @@ def test_tables_in_the_terminal_and_in_markdown_hold_every_score(place):
         assert f"{100 * value:.2f}" in text
     assert text.count("\n| ") == 21 + 11 + 1  # classes, scores and the second header
     assert "worst.png" in out
+
+
+def test_markdown_shows_names_of_classes_as_they_are_and_the_terminal_too(place):
+    summary = json.loads((place / "run/eval/val/scores.json").read_text())
+    summary["per_class"][1]["class"] = "a|b_c *d*"
+    numbers = {"class": "a|b_c *d*", "precision": 0.5, "recall": 0.5, "f1": 0.5, "f0.5": 0.5, "f2": 0.5}
+    text = markdown({**summary, "binary": numbers})
+    assert "| a\\|b\\_c \\*d\\* | " in text
+    assert "| Recall of a\\|b\\_c \\*d\\* | 50.00 |" in text
+    assert dict(means({**summary, "binary": numbers}))["Recall of a|b_c *d*"] == "50.00"
 
 
 def test_views_and_windows_are_told_with_the_scores(place, tmp_path):
