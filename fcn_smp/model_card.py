@@ -7,17 +7,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from fcn_smp.metrics import METRICS
-from fcn_smp.public import escape, last_component, names_a_place, public, public_command
+from fcn_smp.public import data_name, escape, honesty, last_component, names_a_place, public, public_command
 from fcn_smp.recipe import Recipe
 
-_DATA = {
-    "sbd": "SBD",
-    "camvid": "CamVid",
-    "kitti_road": "KITTI road",
-    "carla": "CARLA",
-    "folder": "images and labels of the author's own",
-    "demo": "scenes that fcn_smp draws itself",
-}
 _PAPER = "[Fully Convolutional Networks for Semantic Segmentation](https://arxiv.org/abs/1411.4038)"
 
 _USAGE = """\
@@ -166,15 +158,6 @@ def _binary_scores(summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"| Threshold, chosen on this split | {summary['threshold']:.3g} |"
 
 
-def honesty(recipe: Recipe, split: str) -> str:
-    """Return a sentence that says what the scores on a split are worth; an empty one where that is not known."""
-    if split == recipe.data.val:
-        return "The best of the validations on this split was kept, so the scores are a little optimistic."
-    if split == recipe.data.train:
-        return "The network was trained on these images: the scores say nothing of others."
-    return ""  # another split may share images with these two
-
-
 def _training(recipe: Recipe, splits: Sequence[Split], epochs: int, best_epoch: int) -> str:
     used = [f"{split.role} {_counted(split.images)}" for split in splits]
     trainer, optimizer, schedule = recipe.trainer, recipe.optimizer, recipe.schedule
@@ -231,12 +214,6 @@ def _origin(starts: Sequence[Mapping[str, Any]]) -> str:
         changed = " with changes" if last["git"]["package"]["dirty"] else ""
         lines.append(f"* Commit {commit} of fcn_smp{changed}")
     return "\n".join(lines) + f"\n\n```console\n$ {public_command(first['command'])}\n```\n"
-
-
-def data_name(recipe: Recipe) -> str:
-    """Return what people call the data set of a recipe."""
-    data = recipe.data
-    return f"PASCAL VOC {data.year}" if data.kind == "voc" else _DATA[data.kind]
 
 
 def _yaml(value: Any) -> str:
