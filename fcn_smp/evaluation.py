@@ -21,9 +21,10 @@ from fcn_smp.data.dataset import SegmentationDataset
 from fcn_smp.data.labels import IGNORE_INDEX, Array
 from fcn_smp.errors import UserError
 from fcn_smp.inference import Inference
-from fcn_smp.metrics import METRICS, ConfusionMatrix, Scores, Thresholds, f_score
+from fcn_smp.metrics import ConfusionMatrix, Scores, Thresholds, f_score
 from fcn_smp.overlap import Bulky, read_ahead, threads, work_behind
 from fcn_smp.protocols import ProtocolScore, protocol_scores
+from fcn_smp.public import METRICS
 from fcn_smp.recipe import load_recipe
 from fcn_smp.resampling import Comparison, compare, interval, mean_iu
 from fcn_smp.segmenter import Segmenter

@@ -10,13 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-METRICS = {
-    "mean_iu": "Mean IU",
-    "pixel_accuracy": "Pixel accuracy",
-    "mean_accuracy": "Mean accuracy",
-    "frequency_weighted_iu": "Frequency-weighted IU",
-}
-"""The four metrics of the paper: their names in :class:`Scores`, and what people read."""
 BINS = 256
 """Steps of the probability in which thresholds are tried."""
 _PIECE = 2**20

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from fcn_smp.metrics import METRICS
-from fcn_smp.public import data_name, escape, honesty, last_component, names_a_place, public, public_command
+from fcn_smp.public import METRICS, data_name, escape, honesty, last_component, names_a_place, public, public_command
 from fcn_smp.recipe import Recipe
 
 _PAPER = "[Fully Convolutional Networks for Semantic Segmentation](https://arxiv.org/abs/1411.4038)"

@@ -1,4 +1,4 @@
-"""What of a run may be published, and how cards and reports put it: of every path there is only the last component."""
+"""What of a run may be published, of every path the last component alone, and how people call what is in it."""
 
 import re
 import shlex
@@ -7,6 +7,14 @@ from typing import Any
 import yaml
 
 from fcn_smp.recipe import Recipe, shipped_recipes
+
+METRICS = {
+    "mean_iu": "Mean IU",
+    "pixel_accuracy": "Pixel accuracy",
+    "mean_accuracy": "Mean accuracy",
+    "frequency_weighted_iu": "Frequency-weighted IU",
+}
+"""The four metrics of the paper: their names in :class:`~fcn_smp.metrics.Scores`, and what people read."""
 
 # Keys whose value may be a relative path; elsewhere, as in names of classes and encoders, a slash need not be of one.
 _PATHS = ("root", "train", "val", "names", "encoder_weights", "decoder_hidden_weights", "init_from")

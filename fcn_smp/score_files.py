@@ -18,12 +18,13 @@ from fcn_smp.evaluation import Evaluation
 from fcn_smp.files import whole, write_csv, write_text
 from fcn_smp.heatmap import draw_confusion
 from fcn_smp.inference import Inference
-from fcn_smp.metrics import METRICS
-from fcn_smp.public import escape
+from fcn_smp.public import METRICS, escape
 from fcn_smp.segmenter import Segmenter
 
 SAMPLES = 4
 """How many images are drawn of the worst, of the best, and of all, evenly spread."""
+FEW = 10
+"""Of fewer images than these the bootstrap has too little to draw from; of a single one, its interval has no width."""
 LONGEST = 640
 """Longer side of the samples' pictures in pixels, at most."""
 
@@ -114,6 +115,8 @@ def markdown(summary: Mapping[str, Any]) -> str:
         "|---|---:|---:|---:|---:|---:|",
         *rows,
     ]
+    if said := caution(summary):
+        lines += ["", said]
     if protocols := summary.get("protocols"):
         lines += ["", "| protocol | mean IU % | pixel accuracy % | how it counts |", "|---|---:|---:|---|"]
         for name, row in protocols.items():
@@ -135,6 +138,14 @@ def means(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"mean IU within {width} px of a boundary", percent(iu)
     for name in ("precision", "recall", "f1", "f0.5", "f2") if "binary" in summary else ():
         yield f"{name.capitalize()} of {summary['binary']['class']}", percent(summary["binary"][name])
+
+
+def caution(summary: Mapping[str, Any]) -> str | None:
+    """Return a sentence that says that the scores rest on few images, where they do."""
+    images: int = summary["images"]
+    if images >= FEW:
+        return None
+    return f"With {images} image{'s' * (images != 1)}, fewer than {FEW}, the interval is too narrow to be trusted."
 
 
 def percent(value: float | None) -> str:

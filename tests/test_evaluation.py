@@ -170,6 +170,16 @@ def test_markdown_shows_names_of_classes_as_they_are_and_the_terminal_too(place)
     assert dict(means({**summary, "binary": numbers}))["Recall of a|b_c *d*"] == "50.00"
 
 
+@pytest.mark.parametrize(("images", "said"), [(1, "With 1 image, fewer"), (9, "With 9 images, fewer"), (10, None)])
+def test_an_interval_of_few_images_is_not_to_be_trusted(place, tmp_path, images, said):
+    (tmp_path / "few.txt").write_text("\n".join(VAL[:images]) + "\n")
+    code, out, _ = run_command("eval", place / "run", "--split", tmp_path / "few.txt", "-o", tmp_path / "scores")
+    assert code == 0
+    for text in (out, (tmp_path / "scores/scores.md").read_text()):
+        assert ("the interval is too narrow to be trusted" in text) == (said is not None)
+        assert (said or "") in text
+
+
 def test_views_and_windows_are_told_with_the_scores(place, tmp_path):
     options = ["--tta", "flip,scales=0.75,1", "--window", "none", "--json", "-o", tmp_path]
     code, out, _ = run_command("eval", place / "run", *options)

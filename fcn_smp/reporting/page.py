@@ -15,8 +15,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from fcn_smp.curves import RUN_COLORS, Panel, compared_panels, css_color, curve_panels
-from fcn_smp.metrics import METRICS
-from fcn_smp.public import data_name, honesty, public, public_command
+from fcn_smp.public import METRICS, data_name, honesty, public, public_command
 from fcn_smp.reporting.pictures import class_colors, common_rows, samples
 from fcn_smp.reporting.runs import ImageScore, Run
 from fcn_smp.resampling import Counts, compare
