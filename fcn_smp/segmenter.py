@@ -119,6 +119,11 @@ class Segmenter:
         device: torch.device = next(self.model.parameters()).device
         return device
 
+    def check_labels(self) -> None:
+        """Raise :class:`UserError` if the classes are too many for labels of uint8, in which 255 is void."""
+        if len(self.classes) > 255:
+            raise UserError(f"The model has {len(self.classes)} classes; a label picture holds 255 at most.")
+
     def predict(self, image: Array, inference: Inference = _WHOLE) -> Array:
         """Map an RGB image, uint8 (H, W, 3), to the most likely class of each pixel, uint8 (H, W).
 
@@ -126,8 +131,7 @@ class Segmenter:
             TypeError: The image is something else.
             UserError: The classes are too many for a uint8.
         """
-        if len(self.classes) > 255:
-            raise UserError(f"The model has {len(self.classes)} classes; a label picture holds 255 at most.")
+        self.check_labels()
         bands = [most_likely(band, self.threshold)[0].to(torch.uint8) for band in self.bands([image], inference)]
         return np.asarray(torch.cat(bands).cpu())
 

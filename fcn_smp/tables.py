@@ -10,7 +10,7 @@ from rich.table import Table
 
 from fcn_smp.data.check import WEIGHTS, by_kind
 from fcn_smp.protocols import Protocol
-from fcn_smp.score_files import means, percent
+from fcn_smp.score_files import caution, means, percent
 
 
 def print_scores(console: Console, summary: Mapping[str, Any]) -> None:
@@ -29,6 +29,8 @@ def print_scores(console: Console, summary: Mapping[str, Any]) -> None:
     for name, value in lines.items():
         number, *rest = value.split(" ", 1)
         _say(console, f"{name:<{width}} {number:>6} %{''.join(f' {part}' for part in rest)}")
+    if said := caution(summary):
+        _say(console, said)
     if "threshold" in summary:
         name = summary["binary"]["class"]
         _say(console, f"A pixel is {name} above a probability of {summary['threshold']:.3g}.")
