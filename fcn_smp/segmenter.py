@@ -164,7 +164,8 @@ class Segmenter:
         def batch(rows: slice, columns: slice) -> Tensor:
             parts = np.stack([self._preprocess.resized(image[rows, columns]) for image in images])
             pixels = torch.from_numpy(parts).to(self.device)
-            return self._preprocess.normalize.to(self.device)(pixels.permute(0, 3, 1, 2).contiguous())
+            normal: Tensor = self._preprocess.normalize.to(self.device)(pixels.permute(0, 3, 1, 2).contiguous())
+            return normal
 
         def logits(rows: slice, columns: slice) -> Tensor:
             return views(self._network, batch(rows, columns), inference, images[0][rows, columns].shape[:2])
