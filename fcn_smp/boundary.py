@@ -99,9 +99,10 @@ class Boundary(torch.nn.Module):
 
     def _add_trimaps(self, prediction: Array, truth: Array) -> None:
         squares = _to_other_label(truth, self.ignore_index)
-        for width, matrix in self._matrices():
+        for width, matrix in reversed(list(self._matrices())):  # a narrower trimap lies in the wider one
             near = squares <= width**2
-            matrix.update(torch.from_numpy(prediction[near]), torch.from_numpy(truth[near]))
+            prediction, truth, squares = prediction[near], truth[near], squares[near]
+            matrix.update(torch.from_numpy(prediction), torch.from_numpy(truth))
 
     def _add_f1(self, prediction: Array, truth: Array) -> None:
         truth, squares = _complete(truth, self.ignore_index)

@@ -315,6 +315,49 @@ def report(
 
 
 @app.command()
+def benchmark(
+    encoder: Annotated[str, typer.Argument(help="An encoder of SMP or a model of timm.")] = "resnet50",
+    size: Annotated[str, typer.Option(metavar="SIDE|HEIGHTxWIDTH", help="Size of the images in pixels.")] = "512",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once; some networks cannot be trained on one.")] = 2,
+    classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 21,
+    arch: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A network of ours or of SMP, or torchvision; may be repeated.",
+            show_default="FCNs, FPN, Unet, DeepLabV3Plus, PAN, Linknet, UPerNet, torchvision",
+        ),
+    ] = None,
+    device: Device = "auto",
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="bf16 is autocast.")] = "fp32",
+    compile: Annotated[bool, typer.Option("--compile", help="Measure each network compiled, too.")] = False,
+    optimizer: Annotated[bool, typer.Option("--optimizer", help="Take AdamW's work into the step.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each network, whose medians are shown.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Measure what networks cost beside their encoder alone: forward pass, training step and its memory."""
+    sides = size.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise UserError(f"--size {size} should be a side in pixels or a height and a width: 512 or 512x768.")
+    from fcn_smp.benchmark import CONTESTANTS, Setting
+    from fcn_smp.benchmark import benchmark as benchmark_
+
+    setting = Setting(
+        encoder, (int(sides[0]), int(sides[-1])), batch_size, classes, device, precision, compile, optimizer
+    )
+    console, archs = _console(stderr=as_json), arch or CONTESTANTS
+    with _progress(console) as progress:
+        task = progress.add_task("measuring", total=(1 + len(archs)) * (1 + rounds))
+        summary = benchmark_(setting, archs, rounds, lambda: progress.advance(task))
+    if as_json:
+        print(json.dumps(summary, indent=2))
+        return
+    from fcn_smp.tables import print_benchmark
+
+    print_benchmark(console, summary)
+
+
+@app.command()
 def export(
     run: Run,
     format: Annotated[Literal["onnx", "torch_export"], typer.Option("--format", help="Kind of file.")],

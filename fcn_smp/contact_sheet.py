@@ -42,16 +42,14 @@ def contact_sheet(recipe: Recipe, split: str, samples: int, *, augmented: bool =
 
 
 def _augmentation(recipe: Recipe, dataset: SegmentationDataset) -> Callable[[int, int], Tile]:
-    from fcn_smp.data.transforms import Preprocess
     from fcn_smp.training.loaders import training_samples
 
-    # Not that of the weights, which may have to be fetched: it is undone, and but colours the padding.
+    # Not that of the weights, which may have to be fetched: it but colours the padding.
     preprocessing = encoder_preprocessing(recipe.model.encoder_name)._replace(resize=recipe.preprocessing.resize)
     samples = training_samples(recipe, dataset, preprocessing)
-    preprocess = Preprocess(*preprocessing)
 
     def draw(epoch: int, index: int) -> Tile:
         image, label, _ = samples[epoch, index]
-        return Tile(preprocess.undo(image), label.numpy().astype(np.uint8), f"in epoch {epoch + 1}")
+        return Tile(image.numpy(), label.numpy(), f"in epoch {epoch + 1}")
 
     return draw

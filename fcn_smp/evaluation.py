@@ -3,12 +3,13 @@
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,21 +22,17 @@ from fcn_smp.data.labels import IGNORE_INDEX, Array
 from fcn_smp.errors import UserError
 from fcn_smp.inference import Inference
 from fcn_smp.metrics import ConfusionMatrix, Scores, Thresholds, f_score
+from fcn_smp.overlap import Bulky, read_ahead, threads, work_behind
 from fcn_smp.protocols import ProtocolScore, protocol_scores
+from fcn_smp.public import METRICS
 from fcn_smp.recipe import load_recipe
 from fcn_smp.resampling import Comparison, compare, interval, mean_iu
 from fcn_smp.segmenter import Segmenter
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-
-MEANS = {
-    "mean_iu": "mean IU",
-    "pixel_accuracy": "pixel accuracy",
-    "mean_accuracy": "mean accuracy",
-    "frequency_weighted_iu": "frequency-weighted IU",
-}
-"""The four metrics of the paper: their keys and what people read."""
+R = TypeVar("R")
+B = TypeVar("B", bound=Bulky)
 
 
 class Counts(torch.nn.Module):
@@ -70,6 +67,13 @@ class Counts(torch.nn.Module):
         self.confusion.counts += image.counts
         self.images[index] = torch.stack([image.counts.diag(), image.counts.sum(1), image.counts.sum(0)])
         self.boundary.update(prediction, truth)
+
+    def add(self, index: int, image: "Counts") -> None:
+        """Add the image ``index``, the only one of other counts."""
+        self.images[index] = image.images[0]
+        for ours, theirs in ((self.confusion, image.confusion), (self.boundary, image.boundary)):
+            for total, part in zip(ours.buffers(), theirs.buffers(), strict=True):
+                total += part
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,7 @@ class Evaluation:
         Of two classes the second has its ``binary`` scores too: IU, precision, recall, F1, F0.5 and F2.
         """
         scores, boundary = self.scores, self.boundary
-        means = {key: _number(getattr(scores, key)) for key in MEANS}
+        means = {key: _number(getattr(scores, key)) for key in METRICS}
         of_classes = zip(
             self.classes,
             scores.iu,
@@ -301,16 +305,24 @@ def count(
         warnings.warn(f"The data set names {twice[0]} more than once, and so it counts.", stacklevel=2)
     counts = Counts(len(dataset), len(dataset.classes))
     others = list(protocols)
-    for index in range(len(dataset)) if share is None else share:
-        sample = dataset[index]
-        prediction = segmenter.predict(sample.image, inference)
-        counts.update(index, prediction, sample.label)
-        height, width = sample.label.shape
+
+    def predict(image: Array) -> Array:
+        height, width = image.shape[:2]
         counts.windowed += segmenter.window_side(height, width, inference) is not None
-        for score in others:
-            score.update(prediction, sample.label)
-        if advance:
-            advance()
+        return segmenter.predict(image, inference)
+
+    def measure(prediction: Array, truth: Array) -> tuple[Counts, list[Tensor]]:
+        own = Counts(1, len(dataset.classes))
+        own.update(0, prediction, truth)
+        return own, [score.count(prediction, truth) for score in others]
+
+    with threads() as pool:
+        for index, (own, of_others) in _measured(pool, dataset, share, predict, measure):
+            counts.add(index, own)
+            for score, found in zip(others, of_others, strict=True):
+                score.add(found)
+            if advance:
+                advance()
     return counts
 
 
@@ -326,10 +338,38 @@ def thresholds(segmenter: Segmenter, dataset: SegmentationDataset, share: Iterab
         UserError: A file is missing or damaged.
     """
     counts = Thresholds(IGNORE_INDEX)
-    for index in range(len(dataset)) if share is None else share:
-        sample = dataset[index]
-        counts.update(segmenter.logits(sample.image)[0, 0].sigmoid().cpu(), torch.from_numpy(sample.label))
+
+    def probability(image: Array) -> Tensor:
+        return segmenter.logits(image)[0, 0].sigmoid().cpu()
+
+    def measure(probability: Tensor, truth: Array) -> Tensor:
+        own = Thresholds(IGNORE_INDEX)
+        own.update(probability, torch.from_numpy(truth))
+        return own.counts
+
+    with threads() as pool:
+        for _, own in _measured(pool, dataset, share, probability, measure):
+            counts.counts += own
     return counts
+
+
+def _measured(
+    pool: ThreadPoolExecutor,
+    dataset: SegmentationDataset,
+    share: Iterable[int] | None,
+    run: Callable[[Array], B],
+    measure: Callable[[B, Array], R],
+) -> Iterator[tuple[int, R]]:
+    """Yield the number of each image and what is measured of it, in order; the network alone is not run in threads."""
+    samples = read_ahead(pool, range(len(dataset)) if share is None else share, dataset.__getitem__)
+
+    def found() -> Iterator[tuple[tuple[int, B, Array], int]]:
+        for index, sample in samples:
+            result = run(sample.image)
+            yield (index, result, sample.label), result.nbytes + sample.label.nbytes
+
+    for (index, *_), measured in work_behind(pool, found(), lambda item: measure(*item[1:])):
+        yield index, measured.result()
 
 
 def _protocols(protocols: Mapping[str, ProtocolScore], classes: Sequence[str]) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from fcn_smp.data.transforms import Preprocess
 from fcn_smp.errors import UserError
 from fcn_smp.files import whole
 from fcn_smp.models.any_size import Padded
-from fcn_smp.models.encoder import Preprocessing
 from fcn_smp.segmenter import Segmenter
 
 TOLERANCE = 1e-4
@@ -91,31 +90,12 @@ def export(
         return _verify(graph, segmenter, run)
 
 
-class _Prepare(nn.Module):
-    """What :class:`fcn_smp.data.transforms.Preprocess` does, for a batch and in PyTorch."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, preprocessing: Preprocessing) -> None:
-        super().__init__()
-        self.reverse = preprocessing.input_space == "BGR"
-        scale = 255 / preprocessing.input_range[1]
-        self.register_buffer("mean", scale * torch.tensor(preprocessing.mean)[:, None, None])
-        self.register_buffer("std", scale * torch.tensor(preprocessing.std)[:, None, None])
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Map RGB images from 0 to 255, uint8 (N, 3, H, W), to what the network expects, float32 (N, 3, H, W)."""
-        image = image.flip(1) if self.reverse else image
-        return (image.float() - self.mean) / self.std
-
-
 class _Graph(nn.Module):
     """What is exported: the network, and what comes before and after it."""
 
     def __init__(self, segmenter: Segmenter, with_preprocessing: bool, argmax: bool) -> None:
         super().__init__()
-        self.prepare = _Prepare(segmenter.preprocessing) if with_preprocessing else nn.Identity()
+        self.prepare = Preprocess(*segmenter.preprocessing).normalize if with_preprocessing else nn.Identity()
         self.model = segmenter.model
         self.argmax = argmax
         self.least = torch.tensor(segmenter.threshold).logit().item()

@@ -53,6 +53,11 @@ class Inference:
         """How often each image is run through the network."""
         return len(self.scales) * (1 + self.flip)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether each image is run through the network as it is."""
+        return not self.flip and self.scales == (1.0,)
+
 
 def parse(tta: str | None = None, window: str = "auto") -> Inference:
     """Read what the command line takes.
@@ -102,7 +107,7 @@ def views(network: Callable[[Tensor], Tensor], images: Tensor, inference: Infere
 
     The mean is one of probabilities; what is returned is its logarithm, or of a single logit the mean's own logit.
     """
-    if inference.views == 1 and inference.scales == (1.0,):
+    if inference.is_plain:
         return stretched(network(images), size)
 
     def probabilities() -> Iterator[Tensor]:

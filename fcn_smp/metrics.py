@@ -1,14 +1,19 @@
 """The four metrics of Long et al. (CVPR 2015, section 5), from one confusion matrix over the whole set."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
 BINS = 256
 """Steps of the probability in which thresholds are tried."""
+_PIECE = 2**20
+"""Pixels that are counted at a time, so that what is made of them is small; OpenCV counts in float32, up to 2**24."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,14 @@ class ConfusionMatrix(torch.nn.Module):
         self.register_buffer("counts", torch.zeros(classes, classes, dtype=torch.int64), persistent=False)
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Add integer tensors of one shape: predicted classes, and true classes or ``ignore_index``."""
-        labelled = target != self.ignore_index
-        pairs = target[labelled].long() * self.classes + prediction[labelled].long()
-        self.counts += torch.bincount(pairs, minlength=self.classes**2).view(self.classes, self.classes)
+        """Add integer tensors of one shape: predicted classes, and true classes or ``ignore_index``.
+
+        Those of uint8 on the CPU are counted as they lie in memory. What is predicted in void may be anything.
+
+        Raises:
+            ValueError: The shapes differ, or a number is no class.
+        """
+        self.counts += _count_pairs(target, prediction, (self.classes, self.classes), self.ignore_index)
 
     def reset(self) -> None:
         """Start from nothing again."""
@@ -122,11 +131,12 @@ class Thresholds(torch.nn.Module):
         self.register_buffer("counts", torch.zeros(2, BINS + 1, dtype=torch.int64), persistent=False)
 
     def update(self, probability: Tensor, target: Tensor) -> None:
-        """Add tensors of one shape: probabilities of class 1 in [0, 1], and classes 0, 1 or ``ignore_index``."""
-        labelled = target != self.ignore_index
-        column = (probability[labelled] * BINS).ceil().long()
-        pairs = target[labelled].long() * (BINS + 1) + column
-        self.counts += torch.bincount(pairs, minlength=2 * (BINS + 1)).view(2, BINS + 1)
+        """Add tensors of one shape: probabilities of class 1 in [0, 1], and classes 0, 1 or ``ignore_index``.
+
+        Raises:
+            ValueError: The shapes differ, or a number is no class or no probability.
+        """
+        self.counts += _count_pairs(target, (probability * BINS).ceil_(), (2, BINS + 1), self.ignore_index)
 
     def best(self) -> float:
         """Return the threshold in [1/256, 255/256] with the best mean IU; of equal ones that nearest to 0.5."""
@@ -145,3 +155,70 @@ class Thresholds(torch.nn.Module):
         last = round(self.best() * BINS) + 1
         matrix.counts = torch.stack([self.counts[:, :last].sum(1), self.counts[:, last:].sum(1)], 1)
         return matrix
+
+
+def _count_pairs(target: Tensor, values: Tensor, shape: tuple[int, int], void: int) -> Tensor:
+    """Count how often each class of the target comes with each value, as int64 of a shape; void pixels are left out.
+
+    Args:
+        target: Whole numbers from 0 to ``shape[0]`` - 1, or ``void``.
+        values: Whole numbers from 0 to ``shape[1]`` - 1, as integers or floats; where the target is void, any.
+        shape: That of the table.
+        void: Number of the pixels that are left out.
+
+    Raises:
+        ValueError: The tensors differ in shape, or a number is too small or too large for the table's shape.
+    """
+    if target.shape != values.shape:
+        raise ValueError(f"The target is {tuple(target.shape)}, the other {tuple(values.shape)}; they should be alike.")
+    counts = torch.zeros(shape, dtype=torch.int64, device=target.device)
+    if not target.numel():
+        return counts
+    pieces = (torch.split(numbers.flatten().contiguous(), _PIECE) for numbers in (target, values))
+    for some, others in zip(*pieces, strict=True):
+        of_bytes = max(shape) <= 256 and _fits_bytes(some) and _fits_bytes(others)
+        counts += (_count_bytes if of_bytes else _count_any)(some, others, shape, void)
+    return counts
+
+
+def _fits_bytes(numbers: Tensor) -> bool:
+    """Tell whether integers are on the CPU and from 0 to 255."""
+    if numbers.device.type != "cpu" or numbers.dtype == torch.uint8:
+        return numbers.device.type == "cpu"
+    return not np.bitwise_or.reduce(numbers.numpy()) >> 8
+
+
+def _count_bytes(target: Tensor, values: Tensor, shape: tuple[int, int], void: int) -> Tensor:
+    """Count all pairs of bytes, and only then leave out void and look for what is no class.
+
+    OpenCV reads them where they lie: integers of several bytes are pixels of several channels to it, of which it takes
+    that with the lowest byte.
+    """
+    images = [numbers.view(torch.uint8).view(1, -1, numbers.itemsize).numpy() for numbers in (target, values)]
+    lowest = [0 if sys.byteorder == "little" else numbers.itemsize - 1 for numbers in (target, values)]
+    channels = [lowest[0], target.itemsize + lowest[1]]
+    table = torch.from_numpy(cv2.calcHist(images, channels, None, [256, 256], [0, 256, 0, 256]))
+    if 0 <= void < 256:
+        table[void] = 0
+    counts = table[: shape[0], : shape[1]].long()
+    _check(int(table.sum() - counts.sum()), shape, void)
+    return counts
+
+
+def _count_any(target: Tensor, values: Tensor, shape: tuple[int, int], void: int) -> Tensor:
+    """Count integers of any size on any device; the table has two places more, for void and for what is no class."""
+    target, values = target.long(), values.long()
+    cells = shape[0] * shape[1]
+    known = (target >= 0) & (target < shape[0]) & (values >= 0) & (values < shape[1])
+    places = torch.where(known, target * shape[1] + values, cells).masked_fill_(target == void, cells + 1)
+    counts = torch.bincount(places, minlength=cells + 2)
+    _check(int(counts[cells]), shape, void)
+    return counts[:cells].view(shape)
+
+
+def _check(wrong: int, shape: tuple[int, int], void: int) -> None:
+    if wrong:
+        raise ValueError(
+            f"{wrong:,} pixels are wrong: the target must be 0 to {shape[0] - 1}, or {void} for void, and where it is"
+            f" not void the other 0 to {shape[1] - 1}."
+        )

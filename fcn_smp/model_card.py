@@ -6,25 +6,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from fcn_smp.public import last_component, names_a_place, public, public_command
+from fcn_smp.public import METRICS, data_name, escape, honesty, last_component, names_a_place, public, public_command
 from fcn_smp.recipe import Recipe
 
-METRICS = {
-    "mean_iu": ("mean_iou", "Mean IU"),
-    "pixel_accuracy": ("pixel_accuracy", "Pixel accuracy"),
-    "mean_accuracy": ("mean_accuracy", "Mean accuracy"),
-    "frequency_weighted_iu": ("frequency_weighted_iou", "Frequency-weighted IU"),
-}
-"""What the Hub calls them, and what people read."""
-
-_DATA = {
-    "sbd": "SBD",
-    "camvid": "CamVid",
-    "kitti_road": "KITTI road",
-    "carla": "CARLA",
-    "folder": "images and labels of the author's own",
-    "demo": "scenes that fcn_smp draws itself",
-}
 _PAPER = "[Fully Convolutional Networks for Semantic Segmentation](https://arxiv.org/abs/1411.4038)"
 
 _USAGE = """\
@@ -83,7 +67,7 @@ def model_card(
     """
     parts = [
         f"---\n{_yaml(_front_matter(recipe, summary))}---\n",
-        f"# {_escape(recipe.name)}\n",
+        f"# {escape(recipe.name)}\n",
         _description(recipe, len(summary["per_class"])),
         f"## Use\n\n{_USAGE}{_what_to_know(recipe, summary)}",
         f"## Scores\n\n{_scores(recipe, summary)}",
@@ -96,8 +80,8 @@ def model_card(
 
 def _front_matter(recipe: Recipe, summary: Mapping[str, Any]) -> dict[str, Any]:
     metrics = [
-        {"type": kind, "name": name, "value": summary[key]}
-        for key, (kind, name) in METRICS.items()
+        {"type": key.replace("_iu", "_iou"), "name": name, "value": summary[key]}  # the type as the Hub calls it
+        for key, name in METRICS.items()
         if summary[key] is not None
     ]
     dataset = {"type": recipe.data.kind, "name": data_name(recipe), "split": public(summary["split"], "val")}
@@ -117,7 +101,7 @@ def _front_matter(recipe: Recipe, summary: Mapping[str, Any]) -> dict[str, Any]:
 def _description(recipe: Recipe, classes: int) -> str:
     return (
         f"{_network(recipe.model.arch)}, with the encoder"
-        f" {_escape(public(recipe.model.encoder_name, 'encoder_name'))}, for semantic segmentation into {classes}"
+        f" {escape(public(recipe.model.encoder_name, 'encoder_name'))}, for semantic segmentation into {classes}"
         " classes.\n"
     )
 
@@ -135,7 +119,7 @@ def _what_to_know(recipe: Recipe, summary: Mapping[str, Any]) -> str:
     """Return what the network alone leaves to those who use it without a Segmenter, if anything."""
     text = ""
     if recipe.model.binary:
-        name, threshold = _escape(summary["binary"]["class"]), summary["threshold"]
+        name, threshold = escape(summary["binary"]["class"]), summary["threshold"]
         text += f"\nIt gives a single logit: {name} is where its sigmoid is above {threshold:.3g}.\n"
     if recipe.preprocessing.resize:
         height, width = recipe.preprocessing.resize
@@ -147,12 +131,12 @@ def _what_to_know(recipe: Recipe, summary: Mapping[str, Any]) -> str:
 def _scores(recipe: Recipe, summary: Mapping[str, Any]) -> str:
     split = summary["split"]
     lines = [
-        f"On {_counted(summary['images'])} of the split {_escape(public(split, 'val'))}, whole and at native size,"
+        f"On {_counted(summary['images'])} of the split {escape(public(split, 'val'))}, whole and at native size,"
         f" without void. {honesty(recipe, split)}".rstrip(),
         "",
         "| metric | value |",
         "|---|---:|",
-        *(f"| {name} | {_percent(summary[key])} |" for key, (_, name) in METRICS.items()),
+        *(f"| {name} | {_percent(summary[key])} |" for key, name in METRICS.items()),
         *_binary_scores(summary),
         "",
         "| | class | IU | accuracy | pixels |",
@@ -160,7 +144,7 @@ def _scores(recipe: Recipe, summary: Mapping[str, Any]) -> str:
     ]
     for number, row in enumerate(summary["per_class"]):
         scores = f"{_percent(row['iu'])} | {_percent(row['accuracy'])} | {row['pixels']:,}"
-        lines.append(f"| {number} | {_escape(row['class'])} | {scores} |")
+        lines.append(f"| {number} | {escape(row['class'])} | {scores} |")
     return "\n".join(lines) + "\n"
 
 
@@ -168,18 +152,9 @@ def _binary_scores(summary: Mapping[str, Any]) -> Iterator[str]:
     """Yield the rows of the second of two classes."""
     for name, value in summary.get("binary", {}).items():
         if name in ("precision", "recall", "f1"):
-            yield f"| {name.capitalize()} of {_escape(summary['binary']['class'])} | {_percent(value)} |"
+            yield f"| {name.capitalize()} of {escape(summary['binary']['class'])} | {_percent(value)} |"
     if "threshold" in summary:
         yield f"| Threshold, chosen on this split | {summary['threshold']:.3g} |"
-
-
-def honesty(recipe: Recipe, split: str) -> str:
-    """Return a sentence that says what the scores on a split are worth; an empty one where that is not known."""
-    if split == recipe.data.val:
-        return "The best of the validations on this split was kept, so the scores are a little optimistic."
-    if split == recipe.data.train:
-        return "The network was trained on these images: the scores say nothing of others."
-    return ""  # another split may share images with these two
 
 
 def _training(recipe: Recipe, splits: Sequence[Split], epochs: int, best_epoch: int) -> str:
@@ -206,9 +181,9 @@ def _start(recipe: Recipe) -> str:
         # A local one has an absolute path in a recipe that was read; the name of one on the Hub is public.
         local = names_a_place(model.init_from)
         source = last_component(model.init_from.removesuffix("/model")) if local else model.init_from
-        return f"the model {_escape(source)}"
+        return f"the model {escape(source)}"
     if model.encoder_weights:
-        return f"encoder weights {_escape(public(model.encoder_weights, 'encoder_weights'))}"
+        return f"encoder weights {escape(public(model.encoder_weights, 'encoder_weights'))}"
     return "random weights"
 
 
@@ -230,7 +205,7 @@ def _origin(starts: Sequence[Mapping[str, Any]]) -> str:
     devices = [gpu["name"] for gpu in last["gpu"]] or [last["cpu"]["name"] or "CPU"]
     lines = [
         f"* Begun on {first['started'][:10]}{again}",
-        f"* {last['processes']} process{'es' * (last['processes'] > 1)} on {_escape(', '.join(devices))}",
+        f"* {last['processes']} process{'es' * (last['processes'] > 1)} on {escape(', '.join(devices))}",
         f"* Python {last['python']}, {packages}",
     ]
     commit = (last["git"]["package"] or {}).get("commit")
@@ -238,12 +213,6 @@ def _origin(starts: Sequence[Mapping[str, Any]]) -> str:
         changed = " with changes" if last["git"]["package"]["dirty"] else ""
         lines.append(f"* Commit {commit} of fcn_smp{changed}")
     return "\n".join(lines) + f"\n\n```console\n$ {public_command(first['command'])}\n```\n"
-
-
-def data_name(recipe: Recipe) -> str:
-    """Return what people call the data set of a recipe."""
-    data = recipe.data
-    return f"PASCAL VOC {data.year}" if data.kind == "voc" else _DATA[data.kind]
 
 
 def _yaml(value: Any) -> str:
@@ -256,8 +225,3 @@ def _percent(value: float | None) -> str:
 
 def _counted(images: int) -> str:
     return f"{images:,} image{'s' * (images != 1)}"
-
-
-def _escape(text: str) -> str:
-    """Return text that Markdown shows as it is, within a table too."""
-    return re.sub(r"([\\`*_{}\[\]<>()#!|~&$:@])", r"\\\1", " ".join(text.split()))

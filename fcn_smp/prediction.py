@@ -2,12 +2,10 @@
 
 import glob
 import os
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -17,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fcn_smp import overlap
 from fcn_smp.data.dataset import is_picture, read_image, upright_rgb
 from fcn_smp.data.labels import Array
 from fcn_smp.drawing import overlay_with_legend, palette_image
@@ -37,8 +36,6 @@ ENDINGS: dict[Kind, str] = {
 ImageLike = str | Path | Image.Image | Array | Tensor
 """What :func:`predict` takes as an image."""
 
-_COUNT, _MEMORY = 32, 2**28
-"""How many images, and bytes of images, may wait to be decoded, to be run, and to be written, each; one may always."""
 _LONGEST = 60_000
 """Side in pixels of the largest overlay; a JPEG ends at 65,500, and there is the legend."""
 _AUTO = Inference()
@@ -143,11 +140,8 @@ def predict(
     def read(item: tuple[int, ImageLike]) -> Array:
         return _pixels(item[1])
 
-    def refuse(_: tuple[int, ImageLike], error: UserError) -> None:
-        raise error
-
-    with _threads() as pool:
-        pictures = _read_ahead(pool, enumerate(_flat(images)), read, refuse)
+    with overlap.threads() as pool:
+        pictures = overlap.read_ahead(pool, enumerate(_flat(images)), read)
         for (number, picture), _, maps in _labelled(segmenter, pictures, inference, batch_size, kinds):
             arrays = maps["label"], maps["confidence"], maps.get("probabilities")
             path = picture if isinstance(picture, Path) else None
@@ -267,61 +261,25 @@ def predict_files(
         OSError: A file cannot be written.
     """
     kinds = {kind for job in jobs for kind in job.targets}
-    writing: deque[tuple[Job, Future[None], int]] = deque()
 
-    def finish() -> None:
-        job, future, _ = writing.popleft()
-        try:
-            future.result()
-        except UserError as error:
-            done(job, error)
-        else:
-            done(job, None)
+    def write(labelled: tuple[Job, Array, Maps]) -> None:
+        _write(segmenter, *labelled)
 
-    with _threads() as pool:
-        images = _read_ahead(pool, jobs, lambda job: read_image(job.image), done)
-        for job, image, maps in _labelled(segmenter, images, inference, batch_size, kinds):
-            size = image.nbytes + sum(values.nbytes for values in maps.values())
-            writing.append((job, pool.submit(_write, segmenter, job, image, maps), size))
-            while writing and (writing[0][1].done() or sum(size for _, _, size in writing) > _MEMORY):
-                finish()
-        while writing:
-            finish()
+    with overlap.threads() as pool:
+        images = overlap.read_ahead(pool, jobs, lambda job: read_image(job.image), done)
+        labelled = _labelled(segmenter, images, inference, batch_size, kinds)
+        sized = ((found, _nbytes(*found[1:])) for found in labelled)
+        for (job, *_), written in overlap.work_behind(pool, sized, write):
+            try:
+                written.result()
+            except UserError as error:
+                done(job, error)
+            else:
+                done(job, None)
 
 
-@contextmanager
-def _threads() -> Iterator[ThreadPoolExecutor]:
-    # One for reading and writing: what is to be read waits for what was to be written before, which cannot pile up.
-    pool = ThreadPoolExecutor()
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _read_ahead(
-    pool: ThreadPoolExecutor,
-    items: Iterable[T],
-    read: Callable[[T], Array],
-    failed: Callable[[T, UserError], None],
-) -> Iterator[tuple[T, Array]]:
-    """Yield the items with their images in order, while the next ones are being read."""
-    remaining = iter(items)
-    ahead: deque[tuple[T, Future[Array]]] = deque()
-    room = 1  # until it is known how large images are
-    while True:
-        for item in islice(remaining, max(0, room - len(ahead))):
-            ahead.append((item, pool.submit(read, item)))
-        if not ahead:
-            return
-        item, future = ahead.popleft()
-        try:
-            image = future.result()
-        except UserError as error:
-            failed(item, error)
-        else:
-            room = max(1, min(_COUNT, _MEMORY // image.nbytes))
-            yield item, image
+def _nbytes(image: Array, maps: Maps) -> int:
+    return image.nbytes + sum(values.nbytes for values in maps.values())
 
 
 def _labelled(
@@ -332,8 +290,7 @@ def _labelled(
     kinds: Collection[Kind],
 ) -> Iterator[tuple[T, Array, Maps]]:
     """Yield the items with their images and maps, in the order of the batches."""
-    if len(segmenter.classes) > 255:
-        raise UserError(f"The model has {len(segmenter.classes)} classes; a label picture holds 255 at most.")
+    segmenter.check_labels()
     for batch in _batches(images, batch_size or (1 if segmenter.device.type == "cpu" else 8)):
         maps = _maps(segmenter, [image for _, image in batch], inference, kinds)
         for (item, image), own in zip(batch, maps, strict=True):
@@ -346,7 +303,7 @@ def _batches(images: Iterable[tuple[T, Array]], size: int) -> Iterator[list[tupl
     for item, image in images:
         groups[image.shape].append((item, image))
         waiting = [image.nbytes for group in groups.values() for _, image in group]
-        if len(groups[image.shape]) == size or len(waiting) > max(size, _COUNT) or sum(waiting) > _MEMORY:
+        if len(groups[image.shape]) == size or len(waiting) > max(size, overlap.COUNT) or sum(waiting) > overlap.MEMORY:
             yield groups.pop(max(groups, key=lambda shape: len(groups[shape])))
     yield from groups.values()
 

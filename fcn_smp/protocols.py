@@ -117,16 +117,25 @@ class ProtocolScore:
         self.protocol = protocol
         self.classes = classes
         self._counts: list[Tensor] = []
-        self._label = np.arange(256)
-        self._label[IGNORE_INDEX] = {"ignore": -1, "background": 0, "class": classes}[protocol.void]
+        self._label = np.arange(256, dtype=np.uint8)
+        self._label[IGNORE_INDEX] = {"ignore": IGNORE_INDEX, "background": 0, "class": classes}[protocol.void]
+        self._ignore_index = IGNORE_INDEX if protocol.void == "ignore" else -1
 
     def update(self, prediction: Array, truth: Array) -> None:
         """Add an image: predicted classes, and true classes or 255, both uint8 (H, W) at native size."""
+        self.add(self.count(prediction, truth))
+
+    def count(self, prediction: Array, truth: Array) -> Tensor:
+        """Return what :meth:`add` takes of an image, given as to :meth:`update`."""
         prediction, truth = (_resized(label, self.protocol.size) for label in (prediction, truth))
-        confusion = ConfusionMatrix(self.classes + 1, ignore_index=-1)
+        confusion = ConfusionMatrix(self.classes + 1, self._ignore_index)
         confusion.update(torch.from_numpy(prediction), torch.from_numpy(self._label[truth]))
         counts = confusion.counts
-        self._counts.append(torch.stack([counts.diag(), counts.sum(1), counts.sum(0)]))
+        return torch.stack([counts.diag(), counts.sum(1), counts.sum(0)])
+
+    def add(self, counts: Tensor) -> None:
+        """Add what was counted of an image."""
+        self._counts.append(counts)
 
     def scores(self) -> ProtocolResult:
         """Return the scores of all images that were added, one at least."""

@@ -1,4 +1,4 @@
-"""What of a run may be published: of every path there is only the last component."""
+"""What of a run may be published, of every path the last component alone, and how people call what is in it."""
 
 import re
 import shlex
@@ -6,12 +6,28 @@ from typing import Any
 
 import yaml
 
-from fcn_smp.recipe import shipped_recipes
+from fcn_smp.recipe import Recipe, shipped_recipes
+
+METRICS = {
+    "mean_iu": "Mean IU",
+    "pixel_accuracy": "Pixel accuracy",
+    "mean_accuracy": "Mean accuracy",
+    "frequency_weighted_iu": "Frequency-weighted IU",
+}
+"""The four metrics of the paper: their names in :class:`~fcn_smp.metrics.Scores`, and what people read."""
 
 # Keys whose value may be a relative path; elsewhere, as in names of classes and encoders, a slash need not be of one.
 _PATHS = ("root", "train", "val", "names", "encoder_weights", "decoder_hidden_weights", "init_from")
 _ABSOLUTE = re.compile(r"(^|[\s:=])(/\S|~\S*/|\\\S|[A-Za-z]:[/\\])")
 _BY_CLASS = ("classes", "names", "class_weights")
+_DATA = {
+    "sbd": "SBD",
+    "camvid": "CamVid",
+    "kitti_road": "KITTI road",
+    "carla": "CARLA",
+    "folder": "images and labels of the author's own",
+    "demo": "scenes that fcn_smp draws itself",
+}
 
 
 def public(value: Any, key: str) -> Any:
@@ -39,6 +55,26 @@ def last_component(path: str) -> str:
     """Return the name of a file or folder, whatever the system its path is of."""
     parts = [part for part in re.split(r"[/\\]", path) if part]
     return parts[-1] if parts else path
+
+
+def data_name(recipe: Recipe) -> str:
+    """Return what people call the data set of a recipe."""
+    data = recipe.data
+    return f"PASCAL VOC {data.year}" if data.kind == "voc" else _DATA[data.kind]
+
+
+def honesty(recipe: Recipe, split: str) -> str:
+    """Return a sentence that says what the scores on a split are worth; an empty one where that is not known."""
+    if split == recipe.data.val:
+        return "The best of the validations on this split was kept, so the scores are a little optimistic."
+    if split == recipe.data.train:
+        return "The network was trained on these images: the scores say nothing of others."
+    return ""  # another split may share images with these two
+
+
+def escape(text: str) -> str:
+    """Return text that Markdown shows as it is, within a table too."""
+    return re.sub(r"([\\`*_{}\[\]<>()#!|~&$:@])", r"\\\1", " ".join(text.split()))
 
 
 def _public_argument(argument: str) -> str:

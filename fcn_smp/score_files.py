@@ -14,14 +14,17 @@ from PIL import Image
 from fcn_smp.data.dataset import SegmentationDataset
 from fcn_smp.data.labels import Array
 from fcn_smp.drawing import Row, comparison, palette_image, save_image
-from fcn_smp.evaluation import MEANS, Evaluation
+from fcn_smp.evaluation import Evaluation
 from fcn_smp.files import whole, write_csv, write_text
 from fcn_smp.heatmap import draw_confusion
 from fcn_smp.inference import Inference
+from fcn_smp.public import METRICS, escape
 from fcn_smp.segmenter import Segmenter
 
 SAMPLES = 4
 """How many images are drawn of the worst, of the best, and of all, evenly spread."""
+FEW = 10
+"""Of fewer images than these the bootstrap has too little to draw from; of a single one, its interval has no width."""
 LONGEST = 640
 """Longer side of the samples' pictures in pixels, at most."""
 
@@ -100,18 +103,20 @@ def markdown(summary: Mapping[str, Any]) -> str:
     """Return the scores of a summary as tables in Markdown."""
     of_classes = ("iu", "accuracy", "precision", "boundary_f1")
     rows = [
-        f"| {_plain(row['class'])} | {' | '.join(percent(row[key]) for key in of_classes)} | {row['pixels']:,} |"
+        f"| {escape(row['class'])} | {' | '.join(percent(row[key]) for key in of_classes)} | {row['pixels']:,} |"
         for row in summary["per_class"]
     ]
     lines = [
         "| metric | % |",
         "|---|---:|",
-        *(f"| {name} | {value} |" for name, value in means(summary)),
+        *(f"| {escape(name)} | {value} |" for name, value in means(summary)),
         "",
         "| class | IU % | accuracy % | precision % | boundary F1 % | pixels |",
         "|---|---:|---:|---:|---:|---:|",
         *rows,
     ]
+    if said := caution(summary):
+        lines += ["", said]
     if protocols := summary.get("protocols"):
         lines += ["", "| protocol | mean IU % | pixel accuracy % | how it counts |", "|---|---:|---:|---|"]
         for name, row in protocols.items():
@@ -121,15 +126,26 @@ def markdown(summary: Mapping[str, Any]) -> str:
 
 def means(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the scores of a summary over all classes, what they are called and their value in per cent."""
-    for key, name in MEANS.items():
+    for key, name in METRICS.items():
         ends = [percent(end) for end in summary["mean_iu_interval"]]
-        yield name, percent(summary[key]) + f" (95 %: {ends[0]} to {ends[1]})" * (key == "mean_iu")
+        yield (
+            name[0].lower() + name[1:],
+            percent(summary[key]) + f" (95 %: {ends[0]} to {ends[1]})" * (key == "mean_iu"),
+        )
     boundary = summary["boundary"]
     yield f"boundary F1, within {boundary['tolerance']}", percent(boundary["f1"])
     for width, iu in boundary["trimap_iu"].items():
         yield f"mean IU within {width} px of a boundary", percent(iu)
     for name in ("precision", "recall", "f1", "f0.5", "f2") if "binary" in summary else ():
-        yield f"{name.capitalize()} of {_plain(summary['binary']['class'])}", percent(summary["binary"][name])
+        yield f"{name.capitalize()} of {summary['binary']['class']}", percent(summary["binary"][name])
+
+
+def caution(summary: Mapping[str, Any]) -> str | None:
+    """Return a sentence that says that the scores rest on few images, where they do."""
+    images: int = summary["images"]
+    if images >= FEW:
+        return None
+    return f"With {images} image{'s' * (images != 1)}, fewer than {FEW}, the interval is too narrow to be trusted."
 
 
 def percent(value: float | None) -> str:
@@ -152,7 +168,3 @@ def _shrunk(image: Array, truth: Array, prediction: Array) -> tuple[Array, Array
 
 def _cell(value: float) -> float | str:
     return "" if math.isnan(value) else round(float(value), 6)
-
-
-def _plain(name: str) -> str:
-    return name.replace("|", "\\|")

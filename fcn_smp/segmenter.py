@@ -32,6 +32,8 @@ from fcn_smp.inference import (
     views,
 )
 from fcn_smp.models.any_size import AsItIs, Padded
+from fcn_smp.models.base import Network
+from fcn_smp.models.coarse import CoarseScores
 from fcn_smp.models.encoder import Preprocessing
 
 _WHOLE = Inference(window=None)
@@ -117,6 +119,11 @@ class Segmenter:
         device: torch.device = next(self.model.parameters()).device
         return device
 
+    def check_labels(self) -> None:
+        """Raise :class:`UserError` if the classes are too many for labels of uint8, in which 255 is void."""
+        if len(self.classes) > 255:
+            raise UserError(f"The model has {len(self.classes)} classes; a label picture holds 255 at most.")
+
     def predict(self, image: Array, inference: Inference = _WHOLE) -> Array:
         """Map an RGB image, uint8 (H, W, 3), to the most likely class of each pixel, uint8 (H, W).
 
@@ -124,8 +131,7 @@ class Segmenter:
             TypeError: The image is something else.
             UserError: The classes are too many for a uint8.
         """
-        if len(self.classes) > 255:
-            raise UserError(f"The model has {len(self.classes)} classes; a label picture holds 255 at most.")
+        self.check_labels()
         bands = [most_likely(band, self.threshold)[0].to(torch.uint8) for band in self.bands([image], inference)]
         return np.asarray(torch.cat(bands).cpu())
 
@@ -142,8 +148,8 @@ class Segmenter:
         """Map a batch of RGB images of one size, uint8 (H, W, 3), to their logits.
 
         Yields:
-            Float logits (N, C, h, W) of the next h rows, from the top to the bottom: all rows at once, or with windows
-            as many as they are apart, so that the logits of a large image need not exist all at a time.
+            Float logits (N, C, h, W) of the next h rows, from the top to the bottom, so that those of all pixels need
+            not exist at a time.
 
         Raises:
             TypeError: The images are something else.
@@ -155,17 +161,28 @@ class Segmenter:
         height, width = images[0].shape[:2]
         side = self.window_side(height, width, inference, len(images))
 
-        def logits(rows: slice, columns: slice) -> Tensor:
-            parts = [image[rows, columns] for image in images]
-            batch = torch.stack([self._preprocess(part) for part in parts]).to(self.device)
-            return views(self._network, batch, inference, parts[0].shape[:2])
+        def batch(rows: slice, columns: slice) -> Tensor:
+            parts = np.stack([self._preprocess.resized(image[rows, columns]) for image in images])
+            pixels = torch.from_numpy(parts).to(self.device)
+            normal: Tensor = self._preprocess.normalize.to(self.device)(pixels.permute(0, 3, 1, 2).contiguous())
+            return normal
 
+        def logits(rows: slice, columns: slice) -> Tensor:
+            return views(self._network, batch(rows, columns), inference, images[0][rows, columns].shape[:2])
+
+        everything = slice(None), slice(None)
+        if side is None and inference.is_plain and self.preprocessing.resize is None:
+            yield from self._scores(batch(*everything)).logits()
+            return
         if side is None:
-            yield logits(slice(None), slice(None))
+            yield logits(*everything)
             return
         overlap = side // 4 if inference.overlap is None else inference.overlap
         rows, columns = (places(length, side, overlap, grid_of(self.model)) for length in (height, width))
         yield from blended(logits, rows, columns)
+
+    def _scores(self, images: Tensor) -> CoarseScores:
+        return self.model.coarse(images) if isinstance(self.model, Network) else CoarseScores(self._network(images))
 
     def _network(self, images: Tensor) -> Tensor:
         logits: Tensor = self._fit.restore(self.model(self._fit(images)), images)
@@ -225,7 +242,7 @@ class Segmenter:
         Raises:
             UserError: There is no model that was saved by this package, or no such device.
         """
-        device = _present(device)
+        device = present_device(device)
         directory = _model_directory(str(source))
         try:
             # The hub library prints where it loads from.
@@ -254,7 +271,12 @@ def _palette(colors: Array | Sequence[Sequence[int]] | None) -> Array:
     return palette
 
 
-def _present(device: str | torch.device) -> torch.device:
+def present_device(device: str | torch.device) -> torch.device:
+    """Return a device by its name; ``auto`` is an accelerator, if there is one, else the CPU.
+
+    Raises:
+        UserError: There is no such device here.
+    """
     try:
         found = torch.accelerator.current_accelerator(check_available=True) if device == "auto" else device
         return torch.zeros(0, device=found or "cpu").device

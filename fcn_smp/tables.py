@@ -1,5 +1,6 @@
-"""What the command line prints of scores and of checked data sets."""
+"""What the command line prints of scores, of checked data sets and of benchmarks."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from rich.table import Table
 
 from fcn_smp.data.check import WEIGHTS, by_kind
 from fcn_smp.protocols import Protocol
-from fcn_smp.score_files import means, percent
+from fcn_smp.score_files import caution, means, percent
 
 
 def print_scores(console: Console, summary: Mapping[str, Any]) -> None:
@@ -28,6 +29,8 @@ def print_scores(console: Console, summary: Mapping[str, Any]) -> None:
     for name, value in lines.items():
         number, *rest = value.split(" ", 1)
         _say(console, f"{name:<{width}} {number:>6} %{''.join(f' {part}' for part in rest)}")
+    if said := caution(summary):
+        _say(console, said)
     if "threshold" in summary:
         name = summary["binary"]["class"]
         _say(console, f"A pixel is {name} above a probability of {summary['threshold']:.3g}.")
@@ -91,6 +94,51 @@ def print_check(console: Console, summary: Mapping[str, Any]) -> None:
                 _say(console, f"  and {len(messages) - 10:,} more; --json lists all")
     problems = len(summary["problems"])
     _say(console, f"{problems:,} problem{'s' * (problems > 1)}." if problems else "Clean: nothing is wrong.")
+
+
+def print_benchmark(console: Console, summary: Mapping[str, Any]) -> None:
+    """Print what networks cost beside their encoder, where that was measured and the command that repeats it."""
+    environment, setting, encoder = summary["environment"], summary["setting"], summary["networks"][0]
+    threads, torch_ = environment["cpu"]["threads"], environment["packages"]["torch"]
+    date = environment["started"][:10]
+    _say(console, f"{summary['hardware']}, {threads} thread{'s' * (threads > 1)}, torch {torch_}, {date}")
+    _say(console, f"$ {shlex.join(['fcn-smp', *environment['argv'][1:]])}")
+    table = Table()
+    table.add_column("network", no_wrap=True)
+    for header in ("params\nM", "GFLOP", "forward", "step", "memory", "train\nimg/s", "% of\npeak"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in summary["networks"]:
+        table.add_row(row["name"], *(["-"] * 7 if "reason" in row else _benchmark_cells(row, setting["batch_size"])))
+    console.print(table)
+    height, width = setting["size"]
+    images = (
+        f"{setting['batch_size']} image{'s' * (setting['batch_size'] > 1)} of {height}x{width}, {setting['precision']}"
+    )
+    taken = f"{encoder['forward_seconds']:.3g} s and {encoder['step_seconds']:.3g} s"
+    if encoder["step_bytes"] is not None:
+        taken += f", {encoder['step_bytes'] / 2**20:,.0f} MiB"
+    _say(console, f"Ratios to the encoder alone: {taken} for {images}.")
+    end = ", backward and AdamW" if setting["optimizer"] else " and backward"
+    _say(console, f"A step is forward, loss{end}; memory is its peak.")
+    peak = f"{summary['peak_flops'] / 1e12:.3g} TFLOP/s"
+    _say(console, f"GFLOP are of one image; the peak is {peak}, of a matrix product.")
+    if setting["compiled"]:
+        _say(console, "* compiled by torch.")
+    for row in summary["networks"]:
+        if "reason" in row:
+            _say(console, f"{row['name']}: {row['reason']}")
+
+
+def _benchmark_cells(row: Mapping[str, Any], batch_size: int) -> list[str]:
+    return [
+        f"{row['parameters'] / 1e6:.1f}",
+        f"{row['forward_flops'] / batch_size / 1e9:.3g}",
+        f"{row['forward_ratio']:.2f}",
+        f"{row['step_ratio']:.2f}",
+        "-" if row["memory_ratio"] is None else f"{row['memory_ratio']:.2f}",
+        f"{row['images_per_second']:.3g}",
+        f"{100 * row['peak_share']:.1f}",
+    ]
 
 
 def _say(console: Console, line: str) -> None:

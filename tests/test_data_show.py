@@ -1,18 +1,14 @@
 """Contact sheets: what is drawn where, and what is refused."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from helpers import run_command
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from fcn_smp.data.labels import IGNORE_INDEX, Array
-from fcn_smp.data.transforms import Preprocess
 from fcn_smp.data.voc import voc_palette
 from fcn_smp.drawing import Tile, contact_sheet
 
@@ -106,23 +102,6 @@ def test_a_long_caption_keeps_its_end_and_its_place() -> None:
     last = slice(COLUMN - 60, COLUMN)
     assert (captions[0][:, last] != captions[2][:, last]).any()
     assert (captions[0] != 255).any()
-
-
-# --- What the network sees, as a picture again
-
-
-@settings(deadline=None)
-@given(
-    st.sampled_from(["RGB", "BGR"]),
-    st.sampled_from([(0, 1), (0, 255)]),
-    st.integers(0, 1000),
-)
-def test_normalisation_is_undone(space: Any, extent: tuple[int, int], seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    mean, std = (rng.uniform(0.1, 1, 3) * extent[1] for _ in range(2))
-    image = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    preprocess = Preprocess(mean, std, space, extent)
-    np.testing.assert_array_equal(preprocess.undo(preprocess(image)), image)
 
 
 # --- The command

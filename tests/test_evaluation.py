@@ -4,9 +4,12 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -16,12 +19,14 @@ from helpers import pack, run_command, write_voc
 from PIL import Image
 
 import fcn_smp
+from fcn_smp import overlap
 from fcn_smp.data.voc import VOCSegmentation, voc_palette
 from fcn_smp.errors import UserError
-from fcn_smp.evaluation import Evaluation, count, evaluate
+from fcn_smp.evaluation import Counts, Evaluation, count, evaluate
 from fcn_smp.inference import Inference
 from fcn_smp.models.encoder import encoder_preprocessing
 from fcn_smp.recipe import load_recipe
+from fcn_smp.score_files import markdown, means
 from fcn_smp.segmenter import Segmenter
 
 TINY = """\
@@ -153,6 +158,26 @@ def test_tables_in_the_terminal_and_in_markdown_hold_every_score(place):
         assert f"{100 * value:.2f}" in text
     assert text.count("\n| ") == 21 + 11 + 1  # classes, scores and the second header
     assert "worst.png" in out
+
+
+def test_markdown_shows_names_of_classes_as_they_are_and_the_terminal_too(place):
+    summary = json.loads((place / "run/eval/val/scores.json").read_text())
+    summary["per_class"][1]["class"] = "a|b_c *d*"
+    numbers = {"class": "a|b_c *d*", "precision": 0.5, "recall": 0.5, "f1": 0.5, "f0.5": 0.5, "f2": 0.5}
+    text = markdown({**summary, "binary": numbers})
+    assert "| a\\|b\\_c \\*d\\* | " in text
+    assert "| Recall of a\\|b\\_c \\*d\\* | 50.00 |" in text
+    assert dict(means({**summary, "binary": numbers}))["Recall of a|b_c *d*"] == "50.00"
+
+
+@pytest.mark.parametrize(("images", "said"), [(1, "With 1 image, fewer"), (9, "With 9 images, fewer"), (10, None)])
+def test_an_interval_of_few_images_is_not_to_be_trusted(place, tmp_path, images, said):
+    (tmp_path / "few.txt").write_text("\n".join(VAL[:images]) + "\n")
+    code, out, _ = run_command("eval", place / "run", "--split", tmp_path / "few.txt", "-o", tmp_path / "scores")
+    assert code == 0
+    for text in (out, (tmp_path / "scores/scores.md").read_text()):
+        assert ("the interval is too narrow to be trusted" in text) == (said is not None)
+        assert (said or "") in text
 
 
 def test_views_and_windows_are_told_with_the_scores(place, tmp_path):
@@ -318,3 +343,92 @@ def test_a_segmenter_checks_what_it_is_given(place):
     segmenter = Segmenter(model, preprocessing, VOCSegmentation.classes, [(1, 2, 3)])
     assert segmenter.palette.shape == (256, 3)
     assert segmenter.palette[0].tolist() == [1, 2, 3]
+
+
+# --- Threads beside the network
+
+
+class Slow:
+    """A data set that is slow to read where it is told to be, has damaged images, and knows what was asked for."""
+
+    def __init__(self, place, slow=(), damaged=()):
+        data = load_recipe(place / "run/recipe.yaml").data
+        self.inner = data.load(data.val)
+        self.classes, self.files = self.inner.classes, self.inner.files
+        self.slow, self.damaged, self.asked = slow, damaged, []
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        time.sleep(0.2 * (index in self.slow))
+        if index in self.damaged:
+            raise UserError(f"{index} is damaged.")
+        return self.inner[index]
+
+
+def test_threads_count_to_the_last_bit_what_one_image_after_the_other_does(place):
+    segmenter, slow = Segmenter.load(place / "run"), Slow(place, slow=(0, 4))
+    expected = Counts(15, 21)
+    for index in range(15):
+        sample = slow.inner[index]
+        expected.update(index, segmenter.predict(sample.image), sample.label)
+    steps = []
+    found = count(segmenter, slow, advance=lambda: steps.append(len(slow.asked)))
+    assert len(steps) == 15
+    for one, other in zip(found.buffers(), expected.buffers(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_first_damaged_image_is_told_though_another_is_read_before_it(place):
+    with pytest.raises(UserError, match="3 is damaged"):
+        count(Segmenter.load(place / "run"), Slow(place, slow=(3,), damaged=(3, 5)))
+
+
+def test_few_images_wait_however_slowly_they_are_measured(place, monkeypatch):
+    segmenter, slow = Segmenter.load(place / "run"), Slow(place)
+    update, measured, most = Counts.update, [], []
+
+    def slow_update(self, *arguments):
+        time.sleep(0.05)
+        most.append(len(slow.asked) - len(measured))
+        update(self, *arguments)
+        measured.append(self)
+
+    monkeypatch.setattr(Counts, "update", slow_update)
+    monkeypatch.setattr(overlap, "MEMORY", 1)
+    count(segmenter, slow)
+    assert (len(measured), max(most) <= 3) == (15, True)
+
+
+def test_ctrl_c_does_not_wait_for_images_that_are_queued(place, monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupted, begun = threading.Event(), []
+
+    def interrupting_update(self, *arguments):
+        begun.append(self)
+        if len(begun) == 1:
+            time.sleep(0.3)  # others are queued by then
+            os.kill(os.getpid(), signal.SIGINT)
+            interrupted.set()
+        interrupted.wait()
+        time.sleep(0.2)
+
+    monkeypatch.setattr(Counts, "update", interrupting_update)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            count(Segmenter.load(place / "run"), Slow(place))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(begun) < 15
+
+
+def test_an_error_while_images_are_measured_is_not_lost(place, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("in a thread")
+
+    monkeypatch.setattr(Counts, "update", fail)
+    with pytest.raises(RuntimeError, match="in a thread"):
+        count(Segmenter.load(place / "run"), Slow(place))

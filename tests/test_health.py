@@ -17,8 +17,9 @@ from PIL import Image
 from fcn_smp.data.sampling import StepSampler
 from fcn_smp.data.storage import Folder
 from fcn_smp.losses import SegmentationLoss
-from fcn_smp.models.base import Network
+from fcn_smp.models.coarse import CoarseScores
 from fcn_smp.models.encoder import build_encoder
+from fcn_smp.models.fcn import FCN
 from fcn_smp.recipe import load_recipe
 from fcn_smp.training import checkpoint, health
 from fcn_smp.training.health import symptoms
@@ -149,7 +150,7 @@ def predictions(monkeypatch):
     """
 
     def install(predict):
-        forward, calls = Network.forward, itertools.count(1)
+        forward, calls = FCN.forward_coarse, itertools.count(1)
 
         def predicting(self, x):
             logits = forward(self, x)
@@ -158,7 +159,7 @@ def predictions(monkeypatch):
             wanted = torch.as_tensor(predict(next(calls), x)).expand(len(x))
             return 0 * logits + torch.nn.functional.one_hot(wanted, logits.shape[1])[:, :, None, None]
 
-        monkeypatch.setattr(Network, "forward", predicting)
+        monkeypatch.setattr(FCN, "forward_coarse", predicting)
 
     return install
 
@@ -289,7 +290,7 @@ def test_names_with_commas_are_kept_apart(tmp_path, monkeypatch):
 
 def without_gradient(loss, logits):
     """Return the loss, finite as it is, with a gradient that is NaN."""
-    return loss + (0 * logits).sum().sqrt()
+    return loss + (0 * logits.scores).sum().sqrt()
 
 
 def test_weights_that_are_no_numbers_are_not_kept(scenes, monkeypatch):
@@ -447,7 +448,7 @@ def slow(monkeypatch):
     """Let things take so many seconds: to read a file of an image of a split, by its first letter; a training step."""
 
     def install(step=0.0, **files):
-        read, forward = Folder.read, Network.forward
+        read, forward = Folder.read, FCN.forward_coarse
 
         def reading(self, path):
             time.sleep(files.get(path.rpartition("/")[2][0], 0))
@@ -459,7 +460,7 @@ def slow(monkeypatch):
 
         monkeypatch.setattr(health, "WAITING", WAITING)
         monkeypatch.setattr(Folder, "read", reading)
-        monkeypatch.setattr(Network, "forward", passing)
+        monkeypatch.setattr(FCN, "forward_coarse", passing)
 
     return install
 
@@ -506,20 +507,20 @@ def test_symptoms_are_those_of_the_pixels_looked_at(data):
         background = all(logits[n, 0, y, x] <= 0 for n, y, x in looked_at)
     else:
         background = all(logits[n, :, y, x].argmax() == 0 for n, y, x in looked_at)
-    result = symptoms(torch.from_numpy(logits), torch.from_numpy(labels))
+    result = symptoms(CoarseScores(torch.from_numpy(logits)), torch.from_numpy(labels))
     assert result.tolist() == [void, not background, something]
 
 
 def test_symptoms_of_pixels_between_those_looked_at_go_unnoticed():
     logits, labels = torch.zeros(1, 2, 16, 16), torch.zeros(1, 16, 16, dtype=torch.int64)
     labels[0, 1:8, 1:8] = 1
-    assert symptoms(logits, labels).tolist() == [0, 0, 0]
+    assert symptoms(CoarseScores(logits), labels).tolist() == [0, 0, 0]
     labels[0, 8, 8] = 1
-    assert symptoms(logits, labels).tolist() == [0, 0, 1]
+    assert symptoms(CoarseScores(logits), labels).tolist() == [0, 0, 1]
     logits[0, 1, 1, 1] = 1
-    assert symptoms(logits, labels).tolist() == [0, 0, 1]
+    assert symptoms(CoarseScores(logits), labels).tolist() == [0, 0, 1]
     logits[0, 1, 0, 8] = 1
-    assert symptoms(logits, labels).tolist() == [0, 1, 1]
+    assert symptoms(CoarseScores(logits), labels).tolist() == [0, 1, 1]
 
 
 # --- What cannot be right

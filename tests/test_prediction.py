@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from networks import build, scores_of, with_random_scores
 from PIL import Image, ImageOps
 
-from fcn_smp import prediction
+from fcn_smp import overlap, prediction
 from fcn_smp.data.voc import voc_palette
 from fcn_smp.inference import Inference
 from fcn_smp.models.encoder import Preprocessing
@@ -478,7 +478,7 @@ def test_images_in_memory_do_not_grow_with_those_that_are_labelled(segmenter, tm
 
     monkeypatch.setattr(prediction, "read_image", counting_read)
     monkeypatch.setattr(prediction, "_write", counting_write)
-    monkeypatch.setattr(prediction, "_COUNT", 6)
+    monkeypatch.setattr(overlap, "COUNT", 6)
     monkeypatch.setattr(segmenter, "bands", lambda images, _: iter([torch.zeros(len(images), 5, 8, 8)]))
     jobs = [prediction.Job(tmp_path / "a.png", {"label": tmp_path / f"{number}.png"}) for number in range(100)]
     finished = []
@@ -489,7 +489,7 @@ def test_images_in_memory_do_not_grow_with_those_that_are_labelled(segmenter, tm
 
 def test_the_next_image_waits_while_a_large_one_is_written(segmenter, tmp_path, monkeypatch):
     write_photos(tmp_path, *(f"{number}.png" for number in range(5)))
-    monkeypatch.setattr(prediction, "_MEMORY", photo().nbytes)
+    monkeypatch.setattr(overlap, "MEMORY", photo().nbytes)
     write, running, most = prediction._write, [], []
 
     def slow_write(*arguments):
@@ -505,7 +505,7 @@ def test_the_next_image_waits_while_a_large_one_is_written(segmenter, tmp_path, 
 
 
 def test_images_of_many_sizes_do_not_pile_up_until_there_is_a_batch(segmenter, monkeypatch):
-    monkeypatch.setattr(prediction, "_COUNT", 6)
+    monkeypatch.setattr(overlap, "COUNT", 6)
     given, run = [], []
 
     def frames():
@@ -526,7 +526,7 @@ def test_images_of_many_sizes_do_not_pile_up_until_there_is_a_batch(segmenter, m
 
 def test_few_large_images_wait_at_a_time(segmenter, tmp_path, monkeypatch):
     write_photos(tmp_path, *(f"{number}.png" for number in range(12)))
-    monkeypatch.setattr(prediction, "_MEMORY", 3 * photo().nbytes)
+    monkeypatch.setattr(overlap, "MEMORY", 3 * photo().nbytes)
     batches = []
     bands = segmenter.bands
     monkeypatch.setattr(segmenter, "bands", lambda images, *rest: batches.append(len(images)) or bands(images, *rest))

@@ -48,6 +48,11 @@ class Sample(NamedTuple):
     label: Array
     id: str
 
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.image.nbytes + self.label.nbytes
+
 
 class SegmentationDataset(Dataset[Sample]):
     """Labelled images, read anew at each access.

@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from segmentation_models_pytorch.base import ClassificationHead, SegmentationModel
@@ -11,6 +11,7 @@ from segmentation_models_pytorch.base.modules import Activation
 from torch import Tensor, nn
 
 from fcn_smp.models.any_size import AsItIs
+from fcn_smp.models.coarse import CoarseScores
 
 
 class Network(SegmentationModel):
@@ -57,6 +58,23 @@ class Network(SegmentationModel):
         if self.classification_head is not None:
             return masks, self.classification_head(features[-1])
         return masks
+
+    def coarse(self, x: Tensor) -> CoarseScores:
+        """Map an image (N, in_channels, H, W) to its scores before the last upsampling, where that is interpolation.
+
+        The same as :meth:`forward`, but the logits of the pixels, many times as large, are left to be interpolated:
+        :class:`fcn_smp.losses.SegmentationLoss` takes the scores as they are.
+        """
+        return self.place(self.forward_coarse(x), x.shape[2:])
+
+    def forward_coarse(self, x: Tensor) -> Tensor:
+        """Map an image to the scores of :meth:`coarse`, (N, classes, h, w)."""
+        scores: Tensor = self.forward(x)
+        return scores
+
+    def place(self, scores: Tensor, size: Sequence[int]) -> CoarseScores:
+        """Say where the pixels of an image of a size (H, W) lie on the scores that :meth:`forward_coarse` gave."""
+        return CoarseScores(scores)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
         """Return SMP's model card, with the import that loading needs and no word on the licence of the weights."""

@@ -115,6 +115,13 @@ class UpsampleCropped(nn.Module):
         scores = self.upsample(scores)
         return crop(scores, self.offset, feature.shape[2] - self.borders, feature.shape[3] - self.borders)
 
+    def places(self, length: int, size: int) -> Tensor:
+        """Return where so many pixels of an axis lie on the map, as :class:`CoarseScores` takes it.
+
+        At the border they may lie outside the map, where the transposed convolution fades to zero.
+        """
+        return (torch.arange(size) + self.offset + 0.5) / self.upsample.factor - 1
+
 
 def caffe_alignment(classes: int, strides: Sequence[int], *, learned: bool) -> tuple[list[nn.Module], nn.Module]:
     """Return one module for each skip that fuses its scores with the coarser ones, and the last upsampling."""

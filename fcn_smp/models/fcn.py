@@ -13,9 +13,10 @@ from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
 from torch import Tensor, nn
 
-from fcn_smp.models.any_size import AsItIs, for_any_size
+from fcn_smp.models.any_size import AsItIs, Resized, for_any_size
 from fcn_smp.models.base import Network
 from fcn_smp.models.caffe import caffe_alignment, check_caffe, pad_and_round_up
+from fcn_smp.models.coarse import CoarseScores
 from fcn_smp.models.encoder import build_encoder
 from fcn_smp.models.hidden import build_hidden, start_from_classifier
 from fcn_smp.models.taps import Taps, is_vgg
@@ -54,12 +55,17 @@ class FCNDecoder(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Map the encoder's features, the first at stride 1, to scores (N, C, H, W) of the input's size."""
-        taps = self.taps(features)
-        scores = self.score(self.hidden(taps[0]))
-        for k, (skip_score, fuse) in enumerate(zip(self.skip_scores, self.fusions)):  # noqa: B905
-            scores = fuse(scores, skip_score(taps[k + 1] * self.skip_scales[k]))
-        output: Tensor = self.upsample(scores, features[0])
+        output: Tensor = self.upsample(self.fuse(features), features[0])
         return output
+
+    def fuse(self, features: list[Tensor]) -> Tensor:
+        """Map the encoder's features to scores (N, C, h, w) before the last upsampling."""
+        taps = self.taps(features)
+        scores: Tensor = self.score(self.hidden(taps[0]))
+        for k, (skip_score, fuse) in enumerate(zip(self.skip_scores, self.fusions)):  # noqa: B905
+            tap, scale = taps[k + 1], self.skip_scales[k]
+            scores = fuse(scores, skip_score(tap if scale == 1 else tap * scale))
+        return scores
 
 
 def _score(channels: int, classes: int) -> nn.Conv2d:
@@ -173,12 +179,29 @@ class FCN(Network):
             *align(classes, taps.strides, learned=decoder_learn_upsampling),
         )
         self.add_heads(encoder_name, activation, aux_params)
+        # Where nothing but a crop comes behind the last upsampling, it can be left to those who use the scores.
+        self.is_coarse = activation is None and not isinstance(self.any_size, Resized)
         self.config["decoder_hidden_weights"] = None
         self.initialize()
         if vgg and encoder_depth == 5 and decoder_hidden_channels != 0:
             start_from_classifier(self.decoder.hidden, decoder_hidden_weights, encoder_name, encoder_weights)
         elif decoder_hidden_weights not in ("classifier", None):
             raise ValueError("decoder_hidden_weights is for VGG encoders of encoder_depth 5 with fc6 and fc7.")
+
+    def forward_coarse(self, x: Tensor) -> Tensor:
+        """Map an image (N, in_channels, H, W) to scores before the last upsampling, (N, classes, h, w)."""
+        if not self.is_coarse:
+            return super().forward_coarse(x)
+        scores: Tensor = self.decoder.fuse(self.encoder(self.any_size(x)))
+        return scores
+
+    def place(self, scores: Tensor, size: Sequence[int]) -> CoarseScores:
+        """Say where the pixels of an image of a size (H, W) lie on the scores that :meth:`forward_coarse` gave."""
+        if not self.is_coarse:
+            return super().place(scores, size)
+        upsample: Any = self.decoder.upsample
+        rows, columns = map(upsample.places, scores.shape[2:], size)
+        return CoarseScores(scores, rows, columns)
 
     def initialize(self) -> None:
         """Initialise what SMP initialises, but for the scores (zero) and the upsampling (bilinear)."""

@@ -12,6 +12,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]
 
 
 def bilinear_kernel(factor: int) -> Tensor:
@@ -115,10 +116,28 @@ class Upsample(nn.Module):
 
         It is at most (h + 1) * factor by (w + 1) * factor.
         """
-        if self.factor > 1:
-            scores = replicate(scores, 0, 1)
-            scores = F.interpolate(scores, scale_factor=self.factor, mode="bilinear", align_corners=False)
-        return crop(scores, 0, feature.shape[2], feature.shape[3])
+        height, width = feature.shape[2], feature.shape[3]
+        if self.factor == 1:
+            return crop(scores, 0, height, width)
+        # Not one condition: TorchScript leaves out what this guards, but reads the whole of an "and".
+        if not is_scripting():  # noqa: SIM102
+            if torch.compiler.is_exporting():
+                return self.in_steps(scores, height, width)
+        # What F.interpolate calls, with a size and a factor, of which it takes one: all in one, without copies. (It
+        # would copy a map of more than one row or column that is as large as its image, but there is none.)
+        output: Tensor = torch.ops.aten.upsample_bilinear2d(scores, [height, width], False, self.factor, self.factor)
+        return output
+
+    @torch.jit.unused
+    def in_steps(self, scores: Tensor, height: int, width: int) -> Tensor:
+        """Give the same in operators that every format of files has: ONNX takes a size or a factor, not both."""
+        scores = replicate(scores, 0, 1)
+        scores = F.interpolate(scores, scale_factor=self.factor, mode="bilinear", align_corners=False)
+        return crop(scores, 0, height, width)
+
+    def places(self, length: int, size: int) -> Tensor:
+        """Return where so many pixels of an axis lie on a map of ``length``, as :class:`CoarseScores` takes it."""
+        return ((torch.arange(size) + 0.5) / self.factor - 0.5).clamp(0, length - 1)
 
 
 class FuseInterpolated(nn.Module):

@@ -15,8 +15,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from fcn_smp.curves import RUN_COLORS, Panel, compared_panels, css_color, curve_panels
-from fcn_smp.model_card import METRICS, data_name, honesty
-from fcn_smp.public import public, public_command
+from fcn_smp.public import METRICS, data_name, honesty, public, public_command
 from fcn_smp.reporting.pictures import class_colors, common_rows, samples
 from fcn_smp.reporting.runs import ImageScore, Run
 from fcn_smp.resampling import Counts, compare
@@ -138,7 +137,7 @@ def _metrics(runs: Sequence[Run]) -> Iterator[Metric]:
     def metric(title: str, values: Sequence[float | None]) -> Metric:
         return Metric(title, values, _best(values))
 
-    for key, (_, title) in METRICS.items():
+    for key, title in METRICS.items():
         yield metric(title, [run.scores.get(key) for run in runs])
     for key in _BINARY:
         binaries = [run.scores.get("binary", {}) for run in runs]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fcn_smp.data.labels import IGNORE_INDEX
+from fcn_smp.models.coarse import CoarseScores
 from fcn_smp.training.loaders import Batch
 
 WAITING = 0.2
@@ -30,20 +31,20 @@ class NotFinite(Exception):  # noqa: N818  (it becomes a UserError where the bat
 
 
 @torch.no_grad()
-def symptoms(logits: Tensor, labels: Tensor) -> Tensor:
+def symptoms(scores: CoarseScores, labels: Tensor) -> Tensor:
     """Return how many crops are void all over, and 1 or 0 for: is more predicted, and is there more, than background?
 
-    For these two, every eighth pixel of every eighth row is looked at.
+    For these two, every eighth pixel of every eighth row is looked at, and the score that is nearest to it.
 
     Args:
-        logits: (N, C, H, W).
+        scores: Of N images.
         labels: int64 (N, H, W).
     """
     void = (labels == IGNORE_INDEX).flatten(1).all(1).sum()
-    sample, truth = logits[..., ::8, ::8], labels[..., ::8, ::8]
+    sample, truth = scores.sample(8), labels[..., ::8, ::8]
     something = ((truth != 0) & (truth != IGNORE_INDEX)).any()
     # Ties count as background, which comes first; a single logit stands against 0.
-    background = sample[:, :1] if logits.shape[1] > 1 else sample.new_zeros(())
+    background = sample[:, :1] if sample.shape[1] > 1 else sample.new_zeros(())
     other = (background < sample).any()
     return torch.stack([void, other, something]).float()
 

@@ -10,11 +10,28 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from fcn_smp.errors import UserError
+from fcn_smp.models.base import Network
 from fcn_smp.optim import batch_factor, build_optimizer, learning_rate_factor, parameter_groups
 from fcn_smp.recipe import SGD, Recipe
 from fcn_smp.training.health import symptoms
 from fcn_smp.training.parts import Parts
 from fcn_smp.training.stopwatch import Stopwatch
+
+
+class _UpToUpsampling(nn.Module):
+    """A network as it is trained: the last upsampling is left to the loss, which need not hold its result.
+
+    Args:
+        network: The network.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, 3, H, W) to scores (N, C, h, w)."""
+        return self.network.forward_coarse(images)
 
 
 class Learner:
@@ -79,10 +96,10 @@ class Learner:
         return (self.fabric.device.type == "cuda" and not scaled) if fused is None else fused
 
     @property
-    def kept(self) -> nn.Module:
+    def kept(self) -> Network:
         """The network that is validated and kept: the average, if there is one."""
-        average: nn.Module | None = self.average and self.average.module
-        return average or self.model
+        network: Network = self.average.module if self.average else self.model
+        return network
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the network's parts to what they do in an epoch, counted from 0: learn, or stay as they are."""
@@ -91,7 +108,9 @@ class Learner:
             for parameter in self.frozen:
                 parameter.requires_grad_(frozen_epochs is not None and epoch >= frozen_epochs)
             # Anew where frozen parts thaw: whose gradients are shared is settled here.
-            network: Any = torch.compile(self.model) if self.recipe.trainer.compile else self.model
+            network: Any = _UpToUpsampling(self.model)
+            if self.recipe.trainer.compile:
+                network = torch.compile(network)
             self._network = self.fabric.setup_module(network)
             self._is_sorted = self.fabric.world_size == 1
         self._set_modes()
@@ -154,12 +173,12 @@ class Learner:
         assert self._network is not None
         world = self.fabric.world_size
         with watch("forward"):
-            logits = self._network(images)
-            loss = self.loss(logits, labels, normalizer, parts=self.recipe.trainer.accumulate * world)
+            scores = self.model.place(self._network(images), images.shape[2:])
+            loss = self.loss(scores, labels, normalizer, parts=self.recipe.trainer.accumulate * world)
         with watch("backward"):
             # Gradients are averaged over the processes, but the loss is a sum over them.
             self.fabric.backward(loss * world)
-        return torch.cat([loss.detach()[None], symptoms(logits.detach(), labels)])
+        return torch.cat([loss.detach()[None], symptoms(scores, labels)])
 
     def _update(self, step: int) -> None:
         clip = self.recipe.trainer.gradient_clip

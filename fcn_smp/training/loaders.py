@@ -16,11 +16,11 @@ from fcn_smp.recipe import Recipe
 
 
 class Batch(NamedTuple):
-    """What the network is given; of a single sample the first dimension is missing.
+    """What the device is given; of a single sample the first dimension is missing.
 
     Attributes:
-        images: float32 (N, 3, H, W).
-        labels: int64 (N, H, W).
+        images: RGB, uint8 (N, H, W, 3), for :class:`fcn_smp.data.transforms.Normalize` on the device.
+        labels: uint8 (N, H, W).
         indices: Place of each in its data set, int64 (N,).
     """
 
@@ -40,7 +40,8 @@ class TrainingSamples(Dataset[Batch]):
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, index = key
         sample = self.dataset[index]
-        return Batch(*self.augment(sample.image, sample.label, seed=(self.seed, epoch, index)), torch.tensor(index))
+        image, label = self.augment(sample.image, sample.label, seed=(self.seed, epoch, index))
+        return Batch(torch.from_numpy(image), torch.from_numpy(label), torch.tensor(index))
 
 
 class WholeSamples(Dataset[Batch]):
@@ -53,7 +54,8 @@ class WholeSamples(Dataset[Batch]):
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         index = key[1]
         sample = self.dataset[index]
-        return Batch(self.preprocess(sample.image), torch.from_numpy(sample.label).long(), torch.tensor(index))
+        image = self.preprocess.resized(sample.image)
+        return Batch(torch.from_numpy(image), torch.from_numpy(sample.label), torch.tensor(index))
 
 
 def training_samples(recipe: Recipe, dataset: SegmentationDataset, preprocessing: Preprocessing) -> Dataset[Batch]:

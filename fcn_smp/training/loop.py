@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 
 from fcn_smp.curves import draw_curves
 from fcn_smp.data.sampling import StepSampler
+from fcn_smp.data.transforms import Preprocess
 from fcn_smp.errors import Interrupted
 from fcn_smp.files import write_csv
 from fcn_smp.metrics import Scores
@@ -66,6 +67,7 @@ class Loop:
         self.steps_per_epoch = min(len(parts.train) // options.batch_size, limit or sys.maxsize)
         self.steps = options.epochs * self.steps_per_epoch
         self.learner = Learner(fabric, recipe, parts, self.steps_per_epoch)
+        self.normalize = Preprocess(*parts.preprocessing).normalize.to(fabric.device)
         self.validation = Validation(fabric, parts, options.workers, options.samples, limit)
         self.watch = Stopwatch(fabric.device)
         self._pending: _Report | None = None
@@ -160,8 +162,9 @@ class Loop:
 
     def _step(self, batch: Batch) -> None:
         device, state = self.fabric.device, self.state
-        images = batch.images.to(device, memory_format=self.learner.memory_format, non_blocking=True)
-        labels = batch.labels.to(device, non_blocking=True)
+        pixels = batch.images.to(device, non_blocking=True).permute(0, 3, 1, 2)
+        images = self.normalize(pixels.contiguous(memory_format=self.learner.memory_format))
+        labels = batch.labels.to(device, non_blocking=True).long()
         # All processes must know what the loss is divided by, and whether one of them wants to stop or to save.
         wishes = torch.tensor([self.interruption.asked, self._is_due()], dtype=torch.float32)
         normalizer = self.learner.loss.normalizer(labels)[None]

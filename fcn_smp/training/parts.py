@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from segmentation_models_pytorch.base import SegmentationModel
 from torch import nn
 
 from fcn_smp.data.class_weights import ClassCounts, cached_counts, class_weights
@@ -37,7 +36,7 @@ class Parts(NamedTuple):
         notes: What the user should know of it.
     """
 
-    model: SegmentationModel
+    model: Network
     frozen: list[nn.Parameter]
     loss: SegmentationLoss
     train: SegmentationDataset

@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.losses import BINARY_MODE, MULTICLASS_MODE, DiceLoss, LovaszLoss
 from torch import Tensor, nn
 
+from fcn_smp.losses.cross_entropy import upsampled_cross_entropy
+from fcn_smp.models.coarse import CoarseScores
+
 Term = Literal["cross_entropy", "dice", "lovasz", "focal"]
 CROSS_ENTROPY: Final[Mapping[Term, float]] = MappingProxyType({"cross_entropy": 1.0})
 
@@ -90,23 +93,31 @@ class SegmentationLoss(nn.Module):
         total = count.float() if self.weight is None else self._weight_of_label.index_select(0, target.flatten()).sum()
         return total * self._counted(count) / count.clamp(min=1)
 
-    def forward(self, logits: Tensor, target: Tensor, normalizer: Tensor | None = None, parts: int = 1) -> Tensor:
+    def forward(
+        self, logits: Tensor | CoarseScores, target: Tensor, normalizer: Tensor | None = None, parts: int = 1
+    ) -> Tensor:
         """Return the loss, a scalar.
 
         Args:
-            logits: (N, C, H, W), or with ``binary`` (N, 1, H, W).
+            logits: (N, C, H, W), or with ``binary`` (N, 1, H, W); or the scores that they are interpolated from.
             target: int64 labels (N, H, W).
             normalizer: Sum of :meth:`normalizer` over the pieces of which this is one. None: of this piece alone. A
                 sum over pixels does not need it.
             parts: Number of these pieces.
         """
-        logits = logits.float()
-        total = logits.new_zeros(())
+        scores = logits if isinstance(logits, CoarseScores) else CoarseScores(logits)
+        scores = scores._replace(scores=scores.scores.float())
+        total = scores.scores.new_zeros(())
+        whole: Tensor | None = None
         for term, factor in self.terms.items():
+            if term == "cross_entropy" and self.ohem is None:
+                total = total + factor * self._divided(self._sum_of_all(scores, target), target, normalizer)
+                continue
+            whole = torch.cat(list(scores.logits()), 2) if whole is None else whole
             if term == "cross_entropy":
-                total = total + factor * self._cross_entropy(logits, target, normalizer)
+                total = total + factor * self._divided(self._sum_of_hardest(whole, target), target, normalizer)
             else:
-                total = total + factor / parts * self._other(term, logits, target)
+                total = total + factor / parts * self._other(term, whole, target)
         return total
 
     def _other(self, term: Term, logits: Tensor, target: Tensor) -> Tensor:
@@ -115,9 +126,20 @@ class SegmentationLoss(nn.Module):
         value: Tensor = (self.dice if term == "dice" else self.lovasz)(logits, target)
         return value.sum()  # SMP's Lovász of no pixel is a tensor of no element
 
-    def _cross_entropy(self, logits: Tensor, target: Tensor, normalizer: Tensor | None) -> Tensor:
-        if self.binary:  # the softmax of 0 and a logit is the sigmoid of the logit
-            logits = torch.cat([torch.zeros_like(logits), logits], 1)
+    def _divided(self, total: Tensor, target: Tensor, normalizer: Tensor | None) -> Tensor:
+        if self.reduction == "sum":
+            return total
+        return total / _or_infinity(self.normalizer(target) if normalizer is None else normalizer)
+
+    def _sum_of_all(self, scores: CoarseScores, target: Tensor) -> Tensor:
+        if self.binary:
+            scores = scores._replace(scores=_of_two_classes(scores.scores))
+        total: Tensor = upsampled_cross_entropy(scores, target, self.weight, self.ignore_index, self.label_smoothing)
+        return total
+
+    def _sum_of_hardest(self, logits: Tensor, target: Tensor) -> Tensor:
+        if self.binary:
+            logits = _of_two_classes(logits)
         # Images as rows of pixels: for maps (N, C, H, W) torch has no deterministic kernel on CUDA.
         losses = F.cross_entropy(
             logits.movedim(1, -1).flatten(0, -2),
@@ -127,17 +149,11 @@ class SegmentationLoss(nn.Module):
             label_smoothing=self.label_smoothing,
             reduction="none",
         )
-        total = losses.sum() if self.ohem is None else self._sum_of_hardest(losses, (target != self.ignore_index).sum())
-        if self.reduction == "sum":
-            return total
-        return total / _or_infinity(self.normalizer(target) if normalizer is None else normalizer)
-
-    def _sum_of_hardest(self, losses: Tensor, labelled: Tensor) -> Tensor:
         # Stable: which of equal losses counts, and with it the gradient, must not vary from run to run. Those of void
         # are 0, so they come last.
         hardest = losses.sort(descending=True, stable=True).values
         rank = torch.arange(len(hardest), device=hardest.device)
-        return torch.where(rank < self._counted(labelled), hardest, 0).sum()
+        return torch.where(rank < self._counted((target != self.ignore_index).sum()), hardest, 0).sum()
 
     def _counted(self, labelled: Tensor) -> Tensor:
         """Return how many of so many labelled pixels cross-entropy counts; of any, at least one."""
@@ -153,6 +169,11 @@ class SegmentationLoss(nn.Module):
         wrong = torch.where(target.unsqueeze(1) == classes, -logits, logits)
         losses = (self.focal_gamma * F.logsigmoid(wrong)).exp() * F.softplus(wrong)
         return (losses.mean(1) * labelled).sum() / _or_infinity(labelled.sum())
+
+
+def _of_two_classes(logit: Tensor) -> Tensor:
+    """Put a 0 before a single logit (N, 1, H, W): their softmax is its sigmoid, also where both are interpolated."""
+    return torch.cat([torch.zeros_like(logit), logit], 1)
 
 
 def _or_infinity(count: Tensor) -> Tensor:
