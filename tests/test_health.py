@@ -17,9 +17,9 @@ from PIL import Image
 from fcn_smp.data.sampling import StepSampler
 from fcn_smp.data.storage import Folder
 from fcn_smp.losses import SegmentationLoss
+from fcn_smp.models.base import Network
 from fcn_smp.models.coarse import CoarseScores
 from fcn_smp.models.encoder import build_encoder
-from fcn_smp.models.fcn import FCN
 from fcn_smp.recipe import load_recipe
 from fcn_smp.training import checkpoint, health
 from fcn_smp.training.health import symptoms
@@ -150,16 +150,16 @@ def predictions(monkeypatch):
     """
 
     def install(predict):
-        forward, calls = FCN.forward_coarse, itertools.count(1)
+        forward, calls = Network.forward, itertools.count(1)
 
-        def predicting(self, x):
-            logits = forward(self, x)
+        def predicting(self, x, upsample=True):
+            logits = forward(self, x, upsample)
             if not self.training:
                 return logits
             wanted = torch.as_tensor(predict(next(calls), x)).expand(len(x))
             return 0 * logits + torch.nn.functional.one_hot(wanted, logits.shape[1])[:, :, None, None]
 
-        monkeypatch.setattr(FCN, "forward_coarse", predicting)
+        monkeypatch.setattr(Network, "forward", predicting)
 
     return install
 
@@ -448,19 +448,19 @@ def slow(monkeypatch):
     """Let things take so many seconds: to read a file of an image of a split, by its first letter; a training step."""
 
     def install(step=0.0, **files):
-        read, forward = Folder.read, FCN.forward_coarse
+        read, forward = Folder.read, Network.forward
 
         def reading(self, path):
             time.sleep(files.get(path.rpartition("/")[2][0], 0))
             return read(self, path)
 
-        def passing(self, x):
+        def passing(self, x, upsample=True):
             time.sleep(step * self.training)
-            return forward(self, x)
+            return forward(self, x, upsample)
 
         monkeypatch.setattr(health, "WAITING", WAITING)
         monkeypatch.setattr(Folder, "read", reading)
-        monkeypatch.setattr(FCN, "forward_coarse", passing)
+        monkeypatch.setattr(Network, "forward", passing)
 
     return install
 

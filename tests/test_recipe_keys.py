@@ -19,7 +19,6 @@ from helpers import rows, run_command, write_sbd, write_voc
 from PIL import Image
 from pydantic import BaseModel
 from rich.console import Console
-from segmentation_models_pytorch.encoders._base import EncoderMixin
 from test_data_sets import save, write_camvid, write_carla, write_kitti
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
@@ -29,6 +28,7 @@ from fcn_smp.data.demo import DemoScenes
 from fcn_smp.data.sbd import convert
 from fcn_smp.data.storage import Folder
 from fcn_smp.errors import UserError
+from fcn_smp.models.base import Network
 from fcn_smp.models.encoder import Preprocessing
 from fcn_smp.recipe import Recipe, Section, json_schema, load_recipe
 from fcn_smp.registry import ARCHITECTURES
@@ -163,7 +163,7 @@ class Seen:
     def forward(self, module: nn.Module, arguments: tuple[torch.Tensor], output: torch.Tensor) -> None:
         if isinstance(module, nn.Conv2d) and module.training:
             self.types.add(output.dtype)
-        if not isinstance(module, EncoderMixin):  # which sees the image as the network does
+        if not isinstance(module, Network):
             return
         (image,) = arguments
         self.inputs[module.training].append(image)

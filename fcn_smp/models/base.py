@@ -51,12 +51,21 @@ class Network(SegmentationModel):
         # A saved model holds its weights: loading it must not fetch those that it started from.
         self.config["encoder_weights"] = None
 
-    def forward(self, x: Tensor) -> Any:
-        """Map an image (N, in_channels, H, W) to logits (N, classes, H, W), with ``aux_params`` also to its labels."""
+    def forward(self, x: Tensor, upsample: bool = True) -> Any:
+        """Map an image (N, in_channels, H, W) to logits (N, classes, H, W), with ``aux_params`` also to its labels.
+
+        Where ``upsample`` is False and the network ends in an interpolation of scores, that is left out: :meth:`coarse`
+        says where these lie in the image.
+        """
         features = self.encoder(self.any_size(x))
-        masks = self.segmentation_head(self.any_size.restore(self.decoder(features), x))
+        masks = self.score(features, x, upsample)
         if self.classification_head is not None:
             return masks, self.classification_head(features[-1])
+        return masks
+
+    def score(self, features: list[Tensor], x: Tensor, upsample: bool) -> Tensor:
+        """Map the encoder's features of an image to what :meth:`forward` returns."""
+        masks: Tensor = self.segmentation_head(self.any_size.restore(self.decoder(features), x))
         return masks
 
     def coarse(self, x: Tensor) -> CoarseScores:
@@ -65,15 +74,12 @@ class Network(SegmentationModel):
         The same as :meth:`forward`, but the logits of the pixels, many times as large, are left to be interpolated:
         :class:`fcn_smp.losses.SegmentationLoss` takes the scores as they are.
         """
-        return self.place(self.forward_coarse(x), x.shape[2:])
-
-    def forward_coarse(self, x: Tensor) -> Tensor:
-        """Map an image to the scores of :meth:`coarse`, (N, classes, h, w)."""
-        scores: Tensor = self.forward(x)
-        return scores
+        output = self(x, upsample=False)
+        scores = output if self.classification_head is None else output[0]
+        return self.place(scores, x.shape[2:])
 
     def place(self, scores: Tensor, size: Sequence[int]) -> CoarseScores:
-        """Say where the pixels of an image of a size (H, W) lie on the scores that :meth:`forward_coarse` gave."""
+        """Say where the pixels of an image of a size (H, W) lie on the scores that were not upsampled."""
         return CoarseScores(scores)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:

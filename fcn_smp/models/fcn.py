@@ -188,15 +188,16 @@ class FCN(Network):
         elif decoder_hidden_weights not in ("classifier", None):
             raise ValueError("decoder_hidden_weights is for VGG encoders of encoder_depth 5 with fc6 and fc7.")
 
-    def forward_coarse(self, x: Tensor) -> Tensor:
-        """Map an image (N, in_channels, H, W) to scores before the last upsampling, (N, classes, h, w)."""
-        if not self.is_coarse:
-            return super().forward_coarse(x)
-        scores: Tensor = self.decoder.fuse(self.encoder(self.any_size(x)))
+    def score(self, features: list[Tensor], x: Tensor, upsample: bool) -> Tensor:
+        """Map the encoder's features of an image to logits (N, C, H, W), or to scores before the last upsampling."""
+        if not upsample and self.is_coarse:
+            scores: Tensor = self.decoder.fuse(features)
+        else:
+            scores = self.segmentation_head(self.any_size.restore(self.decoder(features), x))
         return scores
 
     def place(self, scores: Tensor, size: Sequence[int]) -> CoarseScores:
-        """Say where the pixels of an image of a size (H, W) lie on the scores that :meth:`forward_coarse` gave."""
+        """Say where the pixels of an image of a size (H, W) lie on the scores that were not upsampled."""
         if not self.is_coarse:
             return super().place(scores, size)
         upsample: Any = self.decoder.upsample

@@ -18,22 +18,6 @@ from fcn_smp.training.parts import Parts
 from fcn_smp.training.stopwatch import Stopwatch
 
 
-class _UpToUpsampling(nn.Module):
-    """A network as it is trained: the last upsampling is left to the loss, which need not hold its result.
-
-    Args:
-        network: The network.
-    """
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (N, 3, H, W) to scores (N, C, h, w)."""
-        return self.network.forward_coarse(images)
-
-
 class Learner:
     """Learns from one batch after the other, together with its like in the other processes.
 
@@ -108,9 +92,7 @@ class Learner:
             for parameter in self.frozen:
                 parameter.requires_grad_(frozen_epochs is not None and epoch >= frozen_epochs)
             # Anew where frozen parts thaw: whose gradients are shared is settled here.
-            network: Any = _UpToUpsampling(self.model)
-            if self.recipe.trainer.compile:
-                network = torch.compile(network)
+            network: Any = torch.compile(self.model) if self.recipe.trainer.compile else self.model
             self._network = self.fabric.setup_module(network)
             self._is_sorted = self.fabric.world_size == 1
         self._set_modes()
@@ -173,7 +155,8 @@ class Learner:
         assert self._network is not None
         world = self.fabric.world_size
         with watch("forward"):
-            scores = self.model.place(self._network(images), images.shape[2:])
+            # The loss upsamples by itself, some rows at a time.
+            scores = self.model.place(self._network(images, upsample=False), images.shape[2:])
             loss = self.loss(scores, labels, normalizer, parts=self.recipe.trainer.accumulate * world)
         with watch("backward"):
             # Gradients are averaged over the processes, but the loss is a sum over them.
