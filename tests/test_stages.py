@@ -448,15 +448,18 @@ def seen():
     batches = {"training": [], "validation": []}
     train, validate = Loop._batches, Validation.batches.fget
 
-    def noting(noted, loader):
+    def noting(noted, loader, normalize):
         for batch in loader:
-            noted.append((batch.images.clone(), batch.labels.clone()))
+            noted.append((normalize(batch.images.permute(0, 3, 1, 2)), batch.labels.clone()))
             yield batch
 
-    with (
-        patch.object(Loop, "_batches", lambda self: noting(batches["training"], train(self))),
-        patch.object(Validation, "batches", property(lambda self: noting(batches["validation"], validate(self)))),
-    ):
+    def training(loop):
+        return noting(batches["training"], train(loop), loop.normalize)
+
+    def validation(own):
+        return noting(batches["validation"], validate(own), own.normalize)
+
+    with patch.object(Loop, "_batches", training), patch.object(Validation, "batches", property(validation)):
         yield batches
 
 
