@@ -444,19 +444,24 @@ def test_scores_for_other_classes_of_the_same_number_are_mentioned(place, tmp_pa
 
 @pytest.fixture
 def seen():
-    """What the network gets in training and in validation, and the labels beside it."""
+    """What the network gets in training, with its labels, and in validation."""
     batches = {"training": [], "validation": []}
-    train, validate = Loop._batches, Validation.batches.fget
+    learn, scores = Learner.learn, Validation.scores
 
-    def noting(noted, loader):
-        for batch in loader:
-            noted.append((batch.images.clone(), batch.labels.clone()))
-            yield batch
+    def learning(self, images, labels, *others):
+        batches["training"].append((images.clone(), labels.clone()))
+        return learn(self, images, labels, *others)
 
-    with (
-        patch.object(Loop, "_batches", lambda self: noting(batches["training"], train(self))),
-        patch.object(Validation, "batches", property(lambda self: noting(batches["validation"], validate(self)))),
-    ):
+    def scoring(self, model, *others):
+        note = model.register_forward_pre_hook(
+            lambda _, inputs: batches["validation"].append((inputs[0].clone(), None))
+        )
+        try:
+            return scores(self, model, *others)
+        finally:
+            note.remove()
+
+    with patch.object(Learner, "learn", learning), patch.object(Validation, "scores", scoring):
         yield batches
 
 
