@@ -444,24 +444,22 @@ def test_scores_for_other_classes_of_the_same_number_are_mentioned(place, tmp_pa
 
 @pytest.fixture
 def seen():
-    """What the network gets in training, with its labels, and in validation."""
+    """What the network gets in training and in validation, and the labels beside it."""
     batches = {"training": [], "validation": []}
-    learn, scores = Learner.learn, Validation.scores
+    train, validate = Loop._batches, Validation.batches.fget
 
-    def learning(self, images, labels, *others):
-        batches["training"].append((images.clone(), labels.clone()))
-        return learn(self, images, labels, *others)
+    def noting(noted, loader, normalize):
+        for batch in loader:
+            noted.append((normalize(batch.images.permute(0, 3, 1, 2)), batch.labels.clone()))
+            yield batch
 
-    def scoring(self, model, *others):
-        note = model.register_forward_pre_hook(
-            lambda _, inputs: batches["validation"].append((inputs[0].clone(), None))
-        )
-        try:
-            return scores(self, model, *others)
-        finally:
-            note.remove()
+    def training(loop):
+        return noting(batches["training"], train(loop), loop.normalize)
 
-    with patch.object(Learner, "learn", learning), patch.object(Validation, "scores", scoring):
+    def validation(own):
+        return noting(batches["validation"], validate(own), own.normalize)
+
+    with patch.object(Loop, "_batches", training), patch.object(Validation, "batches", property(validation)):
         yield batches
 
 
