@@ -35,13 +35,14 @@ model: {{encoder_name: tu-test_resnet.r160_in1k, encoder_weights: null, init_fro
 augmentation: {{crop: 32}}
 trainer: {{epochs: 1, batch_size: 2, workers: 0, accelerator: cpu, precision: fp32}}
 optimizer: {{lr: 1.0e-6, encoder_lr: 1.0e-6}}
+seed: 6  # one whose only batch leaves statistics with which more than one class is found
 """
 VAL = [f"v{k}" for k in range(15)]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A finished run and another model, both of which find all classes at random."""
+    """A finished run and another model, both of which find classes at random."""
     root = tmp_path_factory.mktemp("place")
     voc = write_voc(root, 2012, [f"t{k}" for k in range(2)], VAL)
     for seed, name in enumerate(("start", "other")):
