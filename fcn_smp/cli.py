@@ -345,7 +345,9 @@ def benchmark(
     setting = Setting(
         encoder, (int(sides[0]), int(sides[-1])), batch_size, classes, device, precision, compile, optimizer
     )
-    console, archs = _console(stderr=as_json), arch or CONTESTANTS
+    # torchvision has an FCN for two encoders; for others it is left out, unless it is asked for.
+    applicable = [name for name in CONTESTANTS if name != "torchvision" or encoder.endswith(("resnet50", "resnet101"))]
+    console, archs = _console(stderr=as_json), arch or applicable
     with _progress(console) as progress:
         task = progress.add_task("measuring", total=(1 + len(archs)) * (1 + rounds))
         summary = benchmark_(setting, archs, rounds, lambda: progress.advance(task))

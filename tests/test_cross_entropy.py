@@ -104,8 +104,44 @@ def test_images_of_many_bands_are_whole():
 
 
 def test_a_label_that_is_no_class_is_an_error():
-    with pytest.raises((RuntimeError, IndexError)):
-        upsampled_cross_entropy(placed(Upsample(2), torch.zeros(1, 3, 2, 2), (4, 4)), torch.full((1, 4, 4), 3))
+    scores = placed(Upsample(2), torch.zeros(1, 3, 2, 2), (4, 4))
+    for weight in (None, torch.ones(3)):
+        for label in (3, 254, -1):
+            with pytest.raises(ValueError, match=f"The label {label} is none of the classes 0 to 2, nor 255 for void"):
+                upsampled_cross_entropy(scores, torch.full((1, 4, 4), label), weight)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (2, 16, 17), (2, 1, 16, 16), (2, 15, 16)], ids=str)
+@pytest.mark.parametrize("terms", [{"cross_entropy": 1}, {"dice": 1}, {"lovasz": 1}, {"focal": 1}], ids=str)
+def test_labels_of_another_shape_are_an_error(terms, shape):
+    scores = placed(Upsample(8), torch.zeros(2, 3, 2, 2), (16, 16))
+    with pytest.raises(ValueError, match=r"must be integers \(2, 16, 16\)"):
+        SegmentationLoss(terms=terms)(scores, torch.zeros(shape, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"terms": {"crossentropy": 1}}, "crossentropy"),
+        ({"terms": {}}, "terms"),
+        ({"label_smoothing": 1.5}, "label_smoothing"),
+        ({"reduction": "none"}, "reduction"),
+        ({"ohem": 0.0}, "ohem"),
+        ({"ignore_index": 300}, "ignore_index"),
+        ({"focal_gamma": -1}, "focal_gamma"),
+    ],
+    ids=str,
+)
+def test_options_that_are_none_are_errors(options, word):
+    with pytest.raises(ValueError, match=word):
+        SegmentationLoss(**options)
+
+
+def test_class_weights_are_as_many_as_the_classes():
+    with pytest.raises(ValueError, match="3 class weights, got 5"):
+        SegmentationLoss(torch.ones(5))(torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64))
+    with pytest.raises(ValueError, match="one logit"):
+        SegmentationLoss(binary=True)(torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64))
 
 
 class Allocations(TorchDispatchMode):

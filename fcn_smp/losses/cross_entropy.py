@@ -35,14 +35,26 @@ def upsampled_cross_entropy(
         label_smoothing: Share of the target that is spread over all classes, in [0, 1).
 
     Raises:
-        RuntimeError: A label that is not void is no class.
+        ValueError: A label that is not void is no class. (On CUDA the loss is NaN then.)
     """
     if scores.rows is not None and scores.scores.device.type == "cuda" and find_spec("triton"):
         from fcn_smp.losses import kernels
 
         return kernels.upsampled_cross_entropy(scores, target, weight, ignore_index, label_smoothing)
-    total: Tensor = _UpsampledCrossEntropy.apply(scores.scores, scores, target, weight, ignore_index, label_smoothing)
+    try:
+        total: Tensor = _UpsampledCrossEntropy.apply(
+            scores.scores, scores, target, weight, ignore_index, label_smoothing
+        )
+    except (RuntimeError, IndexError):  # torch's words for a label that is no class, or something else
+        _refuse_wrong_labels(target, scores.scores.shape[1], ignore_index)
+        raise
     return total
+
+
+def _refuse_wrong_labels(target: Tensor, classes: int, void: int) -> None:
+    wrong = target[(target != void) & ((target < 0) | (target >= classes))]
+    if len(wrong):
+        raise ValueError(f"The label {int(wrong[0])} is none of the classes 0 to {classes - 1}, nor {void} for void.")
 
 
 class _UpsampledCrossEntropy(torch.autograd.Function):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,9 @@ class SegmentationLoss(nn.Module):
             arXiv:1605.06885). None: all.
         focal_gamma: Exponent of the focal loss, at least 0; the larger, the less do easy pixels count.
         binary: Whether there is a single logit.
+
+    Raises:
+        ValueError: A value is out of range, or there is no such term.
     """
 
     weight: Tensor | None
@@ -56,8 +59,8 @@ class SegmentationLoss(nn.Module):
 
     def __init__(
         self,
-        class_weights: Sequence[float] | None,
-        ignore_index: int,
+        class_weights: Sequence[float] | None = None,
+        ignore_index: int = 255,
         *,
         terms: Mapping[Term, float] = CROSS_ENTROPY,
         label_smoothing: float = 0.0,
@@ -67,7 +70,20 @@ class SegmentationLoss(nn.Module):
         binary: bool = False,
     ) -> None:
         super().__init__()
-        weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        unknown = [repr(term) for term in terms if term not in get_args(Term)]
+        if unknown or not terms:
+            raise ValueError(f"terms must be some of {', '.join(get_args(Term))}, got {', '.join(unknown) or 'none'}.")
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}.")
+        for name, value, fits, range_ in (
+            ("ignore_index", ignore_index, 0 <= ignore_index <= 255, "from 0 to 255"),
+            ("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "from 0 to below 1"),
+            ("ohem", ohem, ohem is None or 0 < ohem <= 1, "above 0 and 1 at most"),
+            ("focal_gamma", focal_gamma, focal_gamma >= 0, "0 or more"),
+        ):
+            if not fits:
+                raise ValueError(f"{name} must be {range_}, got {value}.")
+        weight = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
         self.register_buffer("weight", weight, persistent=False)
         # Void weighs nothing; to look that up is ten times as fast as to mask it.
         table = torch.zeros(256) if weight is None else F.pad(weight, (0, 256 - len(weight)))
@@ -104,8 +120,12 @@ class SegmentationLoss(nn.Module):
             normalizer: Sum of :meth:`normalizer` over the pieces of which this is one. None: of this piece alone. A
                 sum over pixels does not need it.
             parts: Number of these pieces.
+
+        Raises:
+            ValueError: Logits, labels and class weights do not fit each other.
         """
         scores = logits if isinstance(logits, CoarseScores) else CoarseScores(logits)
+        self._check(scores, target)
         scores = scores._replace(scores=scores.scores.float())
         total = scores.scores.new_zeros(())
         whole: Tensor | None = None
@@ -119,6 +139,15 @@ class SegmentationLoss(nn.Module):
             else:
                 total = total + factor / parts * self._other(term, whole, target)
         return total
+
+    def _check(self, scores: CoarseScores, target: Tensor) -> None:
+        classes, shape = scores.scores.shape[1], (len(scores.scores), *scores.size)
+        if tuple(target.shape) != shape or target.is_floating_point():
+            raise ValueError(f"The labels must be integers {shape}, got {target.dtype} {tuple(target.shape)}.")
+        if self.binary and classes != 1:
+            raise ValueError(f"With binary there must be one logit for each pixel, got {classes}.")
+        if self.weight is not None and len(self.weight) != classes + self.binary:
+            raise ValueError(f"There must be {classes + self.binary} class weights, got {len(self.weight)}.")
 
     def _other(self, term: Term, logits: Tensor, target: Tensor) -> Tensor:
         if term == "focal":
