@@ -201,6 +201,16 @@ def test_coarse_scores_are_the_networks_own_before_its_last_upsampling(arch, enc
         assert coarse.scores.numel() < expected.numel() / 4 or size == (3, 70)
 
 
+def test_bands_are_of_full_precision_and_leave_autocast_as_it_is():
+    scores = torch.randn(1, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    coarse = placed(Upsample(32), scores, (288, 288))
+    expected = list(coarse.logits())
+    with torch.autocast("cpu", torch.bfloat16):
+        for logits, other in zip(coarse.logits(), expected, strict=True):
+            assert torch.is_autocast_enabled("cpu")
+            assert torch.equal(logits, other)
+
+
 # --- The kernels
 
 

@@ -104,7 +104,8 @@ class CoarseScores(NamedTuple):
         """Yield the float32 logits (N, C, r, W) of the next r rows of the image, from the top to the bottom."""
         for band in self.bands(len(self.scores)):
             with torch.autocast(self.scores.device.type, enabled=False):
-                yield band.upsample(self.scores.float())
+                logits = band.upsample(self.scores.float())
+            yield logits
 
 
 def hat(places: Tensor, length: int) -> Tensor:
