@@ -63,6 +63,12 @@ class CoarseScores(NamedTuple):
     rows: Tensor | None = None
     columns: Tensor | None = None
 
+    def __repr__(self) -> str:
+        """Say what is held instead of showing it."""
+        (images, classes, *places), size = self.scores.shape, self.size
+        sides = ["x".join(map(str, side)) for side in (places, size)]
+        return f"CoarseScores({images} images, {classes} classes, {sides[0]} places for {sides[1]} pixels)"
+
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the image in pixels."""
