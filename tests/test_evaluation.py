@@ -282,6 +282,7 @@ def test_the_voc_server_needs_no_labels(place, tmp_path):
 )
 def test_mistakes_are_told_in_a_sentence(place, tmp_path, options, expected):
     (place / "paths.txt").write_text("images/v0.jpg\n")
+    (place / "VOCdevkit/VOC2012/ImageSets/Segmentation/test.txt").write_text("\n".join(VAL[:3]) + "\n")
     code, _, error = run_command("eval", place / "run", *(option.format(tmp=tmp_path, voc=place) for option in options))
     assert (code, expected in error, len(error.strip().splitlines())) == (2, True, 1), error
     assert not list(tmp_path.iterdir())
