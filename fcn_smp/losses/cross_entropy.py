@@ -78,8 +78,6 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
             for band in scores.bands():
                 for image, label in enumerate(target[:, band.rows]):
                     logits = band.upsample(shifted[image])
-                    if gradient is None or logits._base is not None:
-                        logits = logits.clone()
                     if far:
                         logits -= logits.amax(0)
                     sums.append(_to_gradient(logits, label, weight, void, smoothing))
