@@ -33,11 +33,11 @@ check: $(STAMP) ## Check format, style, types and the direction of dependencies
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP) ## Print the tables of docs/alignment.md (15 minutes; FCN_SMP_DATA has the masks)
+bench: $(STAMP) ## Print the tables of docs/explained/alignment.md (15 minutes; FCN_SMP_DATA has the masks)
 	$(BIN)/python benchmarks/upper_bounds.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/alignment.py
 
-encoders: $(STAMP) ## Try every model of timm as an encoder and write docs/encoders.md (hours; goes on if interrupted)
+encoders: $(STAMP) ## Try every model of timm as an encoder and write docs/reference/encoders.md (hours; goes on if interrupted)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/encoders.py try --shard 0/2 & \
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/encoders.py try --shard 1/2 && wait
 	$(BIN)/python benchmarks/encoders.py table

@@ -1,7 +1,7 @@
 """Try FCN-8s with every model of timm as its encoder, and SMP's FPN beside it.
 
     python benchmarks/encoders.py try --shard 0/2     # hours; an interrupted run goes on where it was
-    python benchmarks/encoders.py table               # writes docs/encoders.md
+    python benchmarks/encoders.py table               # writes docs/reference/encoders.md
 
 Each encoder, without pretrained weights, is built; runs forward at 65 x 97 and at 1 x 1 pixels; runs backward in
 training mode on a batch of two, after which each parameter must have a finite gradient; and is exported by
@@ -80,7 +80,7 @@ million weights at this image size, or for large images of one size, are marked 
 too long, and were run on torch's meta device, which has shapes but no numbers.
 """
 RESULTS = Path("runs/encoders")
-PAGE = Path("docs/encoders.md")
+PAGE = Path("docs/reference/encoders.md")
 HEIGHT, WIDTH = 65, 97
 WORK = 0.6e12
 """Weights times pixels of the input, up to which an encoder is run on the CPU."""

@@ -25,7 +25,7 @@ from fcn_smp.models.any_size import Padded
 from fcn_smp.segmenter import Segmenter
 
 TOLERANCE = 1e-4
-"""How far a logit may be off, relative to the largest one; docs/export.md has the measurements behind it."""
+"""How far a logit may be off, relative to the largest one; docs/guides/export.md has the measurements behind it."""
 
 ONNX_LIMIT = 2 * 10**9
 """Bytes of weights that an ONNX file holds: protobuf ends at 2 ** 31, and the graph needs some itself."""

@@ -48,7 +48,9 @@ Architecture = Literal[
 class Model(Section):
     """The network; the keys are arguments of its class, such as :class:`fcn_smp.models.fcn.FCN`."""
 
-    arch: Architecture = Field("fcn8s", description="One of the paper's networks, or of those in docs/origins.md.")
+    arch: Architecture = Field(
+        "fcn8s", description="One of the paper's networks, or of those in docs/results/origins.md."
+    )
     binary: bool = Field(
         False,
         description="For data of two classes: one score with a sigmoid in place of two with a softmax, at the threshold"

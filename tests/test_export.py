@@ -27,7 +27,7 @@ from fcn_smp.export import FORMATS, MismatchError, default_path, export
 from fcn_smp.models.encoder import Preprocessing
 from fcn_smp.segmenter import Segmenter
 
-DOCUMENTATION = Path(__file__).parent.parent / "docs/export.md"
+DOCUMENTATION = Path(__file__).parent.parent / "docs/guides/export.md"
 
 CAFFE = Preprocessing((104.0, 116.7, 122.7), (60.0, 58.0, 61.0), "BGR", (0, 255))
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

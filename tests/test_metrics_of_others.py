@@ -166,7 +166,7 @@ def test_the_example_of_the_page_is_what_the_libraries_give(capsys, monkeypatch)
     monkeypatch.setattr(sys, "argv", ["metrics_of_others.py"])
     runpy.run_path(str(ROOT / "benchmarks/metrics_of_others.py"), run_name="__main__")
     printed = capsys.readouterr().out.splitlines()
-    page = (ROOT / "docs/metrics.md").read_text().splitlines()
+    page = (ROOT / "docs/explained/metrics.md").read_text().splitlines()
     rows = [line for line in printed if line.startswith("| ")]
     assert len(rows) > 20
     assert [row for row in rows if row not in page] == []

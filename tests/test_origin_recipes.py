@@ -174,7 +174,7 @@ def test_only_what_was_frozen_is():
 
 @EACH
 def test_the_page_of_the_projects_has_every_recipe_and_figure(name):
-    page = (Path(__file__).parent.parent / "docs/origins.md").read_text()
+    page = (Path(__file__).parent.parent / "docs/results/origins.md").read_text()
     assert f"`origins/{name}`" in page or f"`fcn-smp train origins/{name} data.root=DIR`" in page
     for figure in [*FACTS[name].published.split(), *FACTS[name].weights.split()]:
         assert re.search(rf"(^|[ (*]){re.escape(figure)}\b", page), figure

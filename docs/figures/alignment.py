@@ -1,9 +1,9 @@
-"""Draw the pictures of docs/alignment.md.
+"""Draw the pictures of docs/explained/alignment.md.
 
     python docs/figures/alignment.py
 
-writes alignment-caffe.svg, alignment-same.svg and alignment-border.svg into docs/. Nothing is placed by hand: sizes,
-places and offsets follow from the arithmetic of the layers in the first part, the curves from the transposed
+writes alignment-caffe.svg, alignment-same.svg and alignment-border.svg into docs/explained/. Nothing is placed by hand:
+sizes, places and offsets follow from the arithmetic of the layers in the first part, the curves from the transposed
 convolutions. Needs no package.
 """
 
@@ -295,9 +295,9 @@ def draw_border(pixels: int = 48) -> Drawing:
 
 def main() -> None:
     """Write the pictures."""
-    docs = Path(__file__).parent.parent
+    folder = Path(__file__).parent.parent / "explained"
     for name, drawing in (("caffe", draw_caffe()), ("same", draw_same()), ("border", draw_border())):
-        drawing.save(docs / f"alignment-{name}.svg")
+        drawing.save(folder / f"alignment-{name}.svg")
 
 
 if __name__ == "__main__":

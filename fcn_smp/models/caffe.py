@@ -2,7 +2,7 @@
 
 The first convolution pads the image by 100 pixels, so that even one pixel leaves fc6, which is not padded, its 7x7
 window. Poolings round up, transposed convolutions are not padded, and what is too large is cropped where it belongs.
-docs/alignment.md derives all of it.
+docs/explained/alignment.md derives all of it.
 
 Source: https://github.com/shelhamer/fcn.berkeleyvision.org, voc-fcn{32s,16s,8s}/net.py
 """

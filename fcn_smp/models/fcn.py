@@ -93,7 +93,7 @@ class FCN(Network):
             the path of a file (``.safetensors``, ``.pth``) that holds the encoder's weights.
         decoder_alignment: ``"same"`` (default) keeps every map aligned with the image and replicates borders;
             ``"caffe"`` is the geometry of the released networks, number for number, for VGG encoders: 100 pixels of
-            padding, poolings that round up, crops (see docs/alignment.md).
+            padding, poolings that round up, crops (see docs/explained/alignment.md).
         decoder_hidden_weights: What fc6 and fc7 of a VGG start from: ``"classifier"`` (default), the fully connected
             layers that come with ``encoder_weights``, if any; ``"imagenet"``; the path of a file that holds them, as
             timm, torchvision or Caffe name them; or None for random weights. Narrower layers take evenly spaced

@@ -27,7 +27,7 @@ def build_hidden(
     Raises:
         ValueError: A value is out of range.
     """
-    # VGG: its classifier turned convolutional (Long et al., CVPR 2015, section 4.1). Others: docs/hidden-layer.md
+    # VGG: its classifier turned convolutional (Long et al., CVPR 2015, section 4.1). Others: docs/explained/hidden-layer.md
     # has the measurements behind the choice.
     default_channels, default_dropout = (4096, 0.5) if vgg else (256, 0.1)
     channels = default_channels if channels is None else channels

@@ -1,0 +1,52 @@
+"""Every block of the guides runs, from top to bottom, in a folder that holds what the page says is there."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from guide_inputs import INPUTS
+from guides import ROOT, blocks, check, run
+
+PAGES = sorted(
+    page.relative_to(ROOT).as_posix()
+    for folder in ("start", "guides", "explained", "contributing")
+    for page in (ROOT / "docs" / folder).glob("*.md")
+)
+
+
+@pytest.mark.parametrize("name", ["README.md", *PAGES])
+def test_a_page_does_what_it_says(name, tmp_path, monkeypatch):
+    page = ROOT / name
+    monkeypatch.chdir(tmp_path)
+    prepare: Callable[[Path, pytest.MonkeyPatch], None] | None = INPUTS.get(page.stem)
+    if prepare:
+        prepare(tmp_path, monkeypatch)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks(page):
+        if block.reason is None:
+            run(block, tmp_path, names)
+        else:
+            check(block)
+
+
+def test_inputs_are_those_of_pages():
+    assert set(INPUTS) <= {Path(page).stem for page in PAGES} | {"README"}
+
+
+def test_a_wrong_option_of_a_command_that_is_not_run_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr("guides.ROOT", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text("<!-- not run: a test -->\n```console\n$ fcn-smp predict RUN photo.jpg --otuput DIR\n```\n")
+    [block] = blocks(page)
+    assert block.reason == "a test"
+    with pytest.raises(AssertionError, match=r"page\.md:2: .*--otuput(.|\n)*No such option"):
+        check(block)
+
+
+def test_a_command_that_fails_is_told_with_its_place(tmp_path, monkeypatch):
+    monkeypatch.setattr("guides.ROOT", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text("Text.\n\n```console\n$ fcn-smp recipes show nothing-like-that\nits output\n```\n")
+    [block] = blocks(page)
+    with pytest.raises(AssertionError, match=r"page\.md:3: .*nothing-like-that"):
+        run(block, tmp_path, {})
