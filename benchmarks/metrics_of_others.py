@@ -3,9 +3,9 @@
     python benchmarks/metrics_of_others.py                                    # an example that can be done by hand
     python benchmarks/metrics_of_others.py runs/voc2007 --data voc2007-segmentation-trainval.tar
 
-Prints the tables of docs/explained/metrics.md: with a run or model directory of VOC 2007 the scores of its predictions of val.
-Each row is counted twice, by the library and from the pixels of each class of each image in the way that the last
-column tells; the two must agree to 6 digits (float32), those of scikit-learn to the last.
+Prints the tables of docs/explained/metrics.md: with a run or model directory of VOC 2007 the scores of its predictions
+of val. Each row is counted twice, by the library and from the pixels of each class of each image in the way that the
+last column tells; the two must agree to 6 digits (float32), those of scikit-learn to the last.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Pages of the documentation as things that run: their blocks, how each is run, and what a page's commands become.
 
 A block is run unless a comment, which readers do not see, stands above it: ``<!-- not run: REASON -->``. What is not
-run is parsed, and its commands are checked against the command line. Blocks of a page share a folder and Python's names.
+run is parsed, and its commands are checked against the command line. Blocks of a page share a folder and Python's
+names.
 """
 
 import contextlib

@@ -27,8 +27,8 @@ def build_hidden(
     Raises:
         ValueError: A value is out of range.
     """
-    # VGG: its classifier turned convolutional (Long et al., CVPR 2015, section 4.1). Others: docs/explained/hidden-layer.md
-    # has the measurements behind the choice.
+    # VGG: its classifier turned convolutional (Long et al., CVPR 2015, section 4.1). Others: the reasons, measured, are
+    # in docs/explained/hidden-layer.md.
     default_channels, default_dropout = (4096, 0.5) if vgg else (256, 0.1)
     channels = default_channels if channels is None else channels
     kernel = 7 if kernel is None else kernel
