@@ -125,7 +125,8 @@ def _check_command(block: Block, command: str) -> None:
         _recorder(seen)(words, prog_name="fcn-smp")
     assert exited.value.code in (0, None), f"{block.where}: {command}\n{errors.getvalue()}"
     if seen.get("recipe") in shipped_recipes():
-        load_recipe(seen["recipe"], seen.get("overrides") or [])
+        known = [each for each in seen.get("overrides") or [] if not each.startswith("$")]  # a variable of the shell
+        load_recipe(seen["recipe"], known)
 
 
 def _recorder(seen: dict[str, object]) -> Callable[..., None]:
