@@ -249,6 +249,13 @@ def dry_run(recipe: Recipe, console: Console) -> None:
     """Build everything, train on two batches and validate on two images; leave nothing.
 
     A stage is tried without the weights of the one before.
+
+    Args:
+        recipe: What is tried.
+        console: Where to report.
+
+    Raises:
+        UserError: The recipe does not fit the data, or a file is missing or damaged.
     """
     if recipe.stages:
         check_stages(recipe)
