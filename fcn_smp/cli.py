@@ -182,7 +182,7 @@ def evaluate(
             scores[name] = evaluation.evaluate(
                 segmenter, dataset, inference=inference, protocols=protocol or [], advance=advance
             )
-    summary = scores[run].summary(model=run, split=split, images=len(dataset))
+    summary = scores[run].summary(model=run, split=split)
     if against:
         summary["against"] = scores[run].against(scores[against], against)
     if directory:

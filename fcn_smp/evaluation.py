@@ -229,6 +229,7 @@ class Evaluation:
         ]
         return {
             **about,
+            "images": len(self.ids),
             **self.about,
             **means,
             "mean_iu_interval": [_number(end) for end in self.interval],

@@ -177,7 +177,7 @@ def _finish(fabric: Fabric, recipe: Recipe, parts: Parts, loop: Loop, run: Path,
     counts = add_up_counts(fabric, count(segmenter, parts.val, share, inference))
     if fabric.is_global_zero:
         evaluation = Evaluation.of(counts, segmenter, parts.val, inference)
-        summary = evaluation.summary(model=str(run), split=recipe.data.val, images=len(parts.val))
+        summary = evaluation.summary(model=str(run), split=recipe.data.val)
         directory = run / "eval" / Path(recipe.data.val).stem
         write_scores(evaluation, summary, directory)
         write_samples(evaluation, segmenter, parts.val, directory, inference)
