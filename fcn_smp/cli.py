@@ -510,7 +510,7 @@ def import_(
         say(f"Not used: {', '.join(imported.unused)}.")
     use = f"fcn-smp predict {output} IMAGES" if classes < 256 else f"fcn-smp train RECIPE model.init_from={output}"
     kind = type(imported.segmenter.model).__name__
-    say(f"The model, a {kind}, is in {output}: {use}, or smp.from_pretrained({str(output)!r}).")
+    say(f"The {kind} is in {output}: {use}, or smp.from_pretrained({str(output)!r}).")
 
 
 @recipes_app.command(name="list")

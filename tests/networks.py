@@ -30,6 +30,18 @@ def build(arch, encoder="test_efficientnet", **options):
         return smp.create_model(arch, encoder_name=encoder, **options).eval()
 
 
+def narrow_vgg16(shrink):
+    """Return what SMP knows of VGG16, with so many times fewer channels; two at least."""
+
+    def narrow(width):
+        return max(2, width // shrink) if isinstance(width, int) else width
+
+    vgg16 = smp.encoders.encoders["vgg16"]
+    params = {**vgg16["params"], "config": [narrow(width) for width in vgg16["params"]["config"]]}
+    params["out_channels"] = [narrow(width) for width in params["out_channels"]]
+    return {**vgg16, "params": params}
+
+
 def scores_of(model):
     return [model.decoder.score, *getattr(model.decoder, "skip_scores", [])]
 
