@@ -19,6 +19,17 @@ class Unallocated(torch.nn.Linear):
         super().__init__(*args, **{**kwargs, "device": "meta"})
 
 
+def narrowed(encoder, shrink):
+    """Register one of SMP's VGGs anew with so many times fewer channels, at least two, until this is left."""
+
+    def narrow(width):
+        return max(2, width // shrink) if isinstance(width, int) else width
+
+    vgg = smp.encoders.encoders[encoder]
+    widths = {name: [narrow(width) for width in vgg["params"][name]] for name in ("config", "out_channels")}
+    return patch.dict(smp.encoders.encoders, {encoder: {**vgg, "params": {**vgg["params"], **widths}}})
+
+
 def build(arch, encoder="test_efficientnet", **options):
     options = {"encoder_weights": None, "classes": 2, **options}
     if "vgg" in encoder and arch in STRIDES:

@@ -25,6 +25,8 @@ from fcn_smp.recipe import load_recipe
 from fcn_smp.segmenter import Segmenter, most_likely
 from fcn_smp.training.parts import build
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 VOID = 255
 
 # --- Losses

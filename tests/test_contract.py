@@ -44,6 +44,9 @@ ORIGINS = [
 ]
 WITHOUT_NORMS = ["simplifiedunet", "featurefcn8s", "featurefcn2s"]
 
+# Each architecture, and each kind of encoder, at least once.
+COMBINED = [("fcn32s", "test_efficientnet", {}), ("fcn16s", "test_efficientnet", {}), *FURTHER, *ORIGINS]
+
 
 def seen(model):
     """Return a copy that is not new: its scores are random, and its norms have seen images."""
@@ -65,6 +68,7 @@ def model(arch):
 
 def test_all_twelve_are_registered():
     assert {*ARCHITECTURES} == {*STRIDES, "dilatedfcn", *(arch for arch, _, _ in ORIGINS)}
+    assert {*ARCHITECTURES} == {arch for arch, _, _ in COMBINED}
 
 
 def test_names_may_be_written_in_any_case(arch):
@@ -253,9 +257,7 @@ def test_a_saved_network_is_read_back_in_a_new_process_without_a_network(tmp_pat
 @pytest.mark.parametrize(
     ("arch", "encoder", "options"),
     [
-        *EACH,
-        *ORIGINS,
-        *FURTHER,
+        *COMBINED,
         pytest.param(
             "fcn8s",
             "test_vit",

@@ -34,6 +34,8 @@ optimizer: {{kind: adamw, lr: 0.01, encoder_lr: 0.01}}
 schedule: {{kind: constant}}
 trainer: {{epochs: 2, batch_size: 2, workers: 0, samples: 0, accelerator: cpu, precision: fp32}}
 """
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 WAITING = health.WAITING
 STEPS = 4
 """Of an epoch."""
@@ -68,8 +70,6 @@ def write(folder, labels, names=None):
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    # It takes most of the time of a run, and has tests of its own.
-    monkeypatch.setattr("fcn_smp.training.loop.draw_curves", lambda *_: None)
 
 
 @pytest.fixture(autouse=True)

@@ -146,9 +146,10 @@ def scores(path: Path) -> object:
 
 def test_real_images_are_counted_once_each(start, data, model, tmp_path):
     archive = data / "voc2007-segmentation-trainval.tar"
-    few = [id_ for id_, *_ in VOCSegmentation(archive, "train", 2007).files[:6]]
-    (tmp_path / "few.txt").write_text("\n".join(few))
-    write_recipe(tmp_path / "voc.yaml", archive, tmp_path / "few.txt", "val", 2007)
+    for split, images in (("train", 6), ("val", 29)):
+        few = [id_ for id_, *_ in VOCSegmentation(archive, split, 2007).files[:images]]
+        (tmp_path / f"{split}.txt").write_text("\n".join(few))
+    write_recipe(tmp_path / "voc.yaml", archive, tmp_path / "train.txt", tmp_path / "val.txt", 2007)
     counts = []
     for world in (1, 2, 3):
         keep = partial(keep_counts, tmp_path / f"counts-{world}.npy", True)
@@ -159,8 +160,8 @@ def test_real_images_are_counted_once_each(start, data, model, tmp_path):
     assert np.count_nonzero(counts[0].sum(0)) > 5
     np.testing.assert_array_equal(counts[1], counts[0])
     np.testing.assert_array_equal(counts[2], counts[0])
-    samples = VOCSegmentation(archive, "val", 2007)
-    labelled = sum(int((samples.read_label(index) != IGNORE_INDEX).sum()) for index in range(213))
+    samples = VOCSegmentation(archive, str(tmp_path / "val.txt"), 2007)
+    labelled = sum(int((samples.read_label(index) != IGNORE_INDEX).sum()) for index in range(29))
     assert counts[0].sum() == labelled
 
 

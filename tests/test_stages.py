@@ -39,6 +39,7 @@ stages:
 CAFFE = Preprocessing((104.0, 117.0, 123.0), (1.0, 2.0, 4.0), "BGR", (0, 255))
 USUAL = Preprocessing((0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
 TOO_LITTLE_TO_MATTER = "optimizer={lr: 1e-12, encoder_lr: 1e-12}"
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def train(*arguments):

@@ -22,6 +22,7 @@ import torchvision
 from helpers import one_sentence
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from networks import narrowed
 from safetensors.torch import save_file
 from timm.models.vgg import ConvMlp
 from torch import nn
@@ -69,25 +70,15 @@ def vggs_are_built_fast():
 @pytest.fixture
 def narrow():
     """Make SMP's VGG16 eight times narrower, so that there is time for many networks."""
-    with narrowed(8):
+    with narrowed("vgg16", 8):
         yield
 
 
 @pytest.fixture
 def tiny():
     """Make SMP's VGG16 two to eight channels wide, so that there is time for many files."""
-    with narrowed(64):
+    with narrowed("vgg16", 64):
         yield
-
-
-def narrowed(shrink):
-    def narrow(width):
-        return max(2, width // shrink) if isinstance(width, int) else width
-
-    vgg16 = smp.encoders.encoders["vgg16"]
-    params = {**vgg16["params"], "config": [narrow(width) for width in vgg16["params"]["config"]]}
-    params["out_channels"] = [narrow(width) for width in params["out_channels"]]
-    return patch.dict(smp.encoders.encoders, {"vgg16": {**vgg16, "params": params}})
 
 
 @pytest.fixture
