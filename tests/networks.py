@@ -1,6 +1,6 @@
 """Small networks for tests, with scores that say something."""
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from unittest.mock import patch
 
@@ -28,6 +28,13 @@ def narrowed(encoder, shrink):
     vgg = smp.encoders.encoders[encoder]
     widths = {name: [narrow(width) for width in vgg["params"][name]] for name in ("config", "out_channels")}
     return patch.dict(smp.encoders.encoders, {encoder: {**vgg, "params": {**vgg["params"], **widths}}})
+
+
+@contextmanager
+def lean_vgg(encoder="vgg11", shrink=8):
+    """Let one of SMP's VGGs be so many times narrower, and draw no weights of its classifier."""
+    with narrowed(encoder, shrink), patch.object(torch.nn, "Linear", Unallocated):
+        yield
 
 
 def build(arch, encoder="test_efficientnet", **options):

@@ -275,6 +275,7 @@ def test_kernels_compile_for_a_gpu_that_need_not_be_there(monkeypatch, tmp_path)
     from fcn_smp.losses.kernels import _gradients, _losses
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")  # as it is; left unsaid, it is warned of
 
     floats = ["scores", "rows", "columns", "weight", "total_weight", "loss", "log_sum", "gradient"]
     integers = ["first_rows", "row_counts", "first_columns", "column_counts"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import run_command, sbd_tgz, voc2012_tar, write_lists, write_voc
-from networks import Unallocated, narrowed
+from networks import lean_vgg
 from PIL import Image
 
 from fcn_smp.data import splitting
@@ -267,16 +267,8 @@ def overrides_of(name, root):
     return overrides
 
 
-@pytest.fixture
-def lean_vgg(monkeypatch):
-    """Make VGG16 eight times narrower, since the width is looked at above, and draw no weights of its classifier."""
-    monkeypatch.setattr(torch.nn, "Linear", Unallocated)
-    with narrowed("vgg16", 8):
-        yield
-
-
-@pytest.mark.usefixtures("lean_vgg")
 @EACH
+@lean_vgg("vgg16")  # the width is looked at above
 def test_a_recipe_trains_and_is_scored_as_its_project_does(name, root, tmp_path):
     run = tmp_path / "run"
     code, _, err = run_command("train", f"origins/{name}", *overrides_of(name, root), "-o", run)
