@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # Where the demo scenes are written (see fcn_smp/data/demo.py).
 SCENES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fcn_smp/demo-scenes-v1
 
-.PHONY: demo test kill-test bench encoders check format constraints clean help
+.PHONY: demo test kill-test bench encoders docs docs-serve check format constraints clean help
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,14 @@ encoders: $(STAMP) ## Try every model of timm as an encoder and write docs/refer
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/encoders.py try --shard 0/2 & \
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/encoders.py try --shard 1/2 && wait
 	$(BIN)/python benchmarks/encoders.py table
+
+docs: $(STAMP) ## Write the reference from the code and build the site into site/, strictly
+	$(BIN)/python docs/reference/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "the site        site/index.html (make docs-serve shows it as it is meant)"
+
+docs-serve: $(STAMP) ## Serve the site at http://127.0.0.1:8000, anew after each change
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 format: $(STAMP) ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .

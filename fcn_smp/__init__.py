@@ -1,6 +1,6 @@
 """Fully convolutional networks (FCN) for segmentation-models-pytorch.
 
-Importing this package is all it takes::
+Importing this package is all it takes:
 
     import segmentation_models_pytorch as smp
     import fcn_smp

@@ -43,12 +43,17 @@ class Setting(NamedTuple):
     """Under which conditions all contestants are measured."""
 
     encoder: str = "resnet50"
+    """An encoder of SMP or a model of timm."""
     size: tuple[int, int] = (512, 512)
     """Height and width of the images, in pixels."""
     batch_size: int = 2
+    """Images at once."""
     classes: int = 21
+    """Number of classes."""
     device: str = "auto"
+    """Where the networks run: ``auto``, ``cpu``, ``cuda`` ..."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the arithmetic; bf16 is autocast."""
     compiled: bool = False
     """Measure each network compiled by torch as well."""
     optimizer: bool = False
@@ -59,7 +64,7 @@ class Contestant:
     """A network and what has been measured of it.
 
     Args:
-        network: Maps images to logits (N, C, H, W); or an :class:`EncoderAlone`.
+        network: Maps images to logits (N, C, H, W); or an ``EncoderAlone``.
         setting: The conditions.
         images: Float tensor (N, 3, H, W).
         labels: Integer tensor (N, H, W).

@@ -31,7 +31,7 @@ class BoundaryScores:
     """Scores in [0, 1]; NaN where nothing defines them.
 
     Attributes:
-        trimap_iu: Mean IU within each of :data:`WIDTHS` pixels of a boundary of the truth.
+        trimap_iu: Mean IU within each of ``WIDTHS`` pixels of a boundary of the truth.
         f1: Mean over classes of the boundary F1.
         f1_per_class: Mean over images of the boundary F1 of each class.
     """

@@ -41,9 +41,9 @@ app.add_typer(weights_app, name="weights")
 
 Run = Annotated[str, typer.Argument(help="A run directory, a model directory or a model of the Hugging Face Hub.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe: trainer.epochs=3")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe, such as trainer.epochs=3.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...", metavar="DEVICE")]
+Device = Annotated[str, typer.Option(help="Where the network runs: auto, cpu, cuda, cuda:1 ...", metavar="DEVICE")]
 Tta = Annotated[
     str | None,
     typer.Option(
@@ -182,7 +182,7 @@ def evaluate(
             scores[name] = evaluation.evaluate(
                 segmenter, dataset, inference=inference, protocols=protocol or [], advance=advance
             )
-    summary = scores[run].summary(model=run, split=split, images=len(dataset))
+    summary = scores[run].summary(model=run, split=split)
     if against:
         summary["against"] = scores[run].against(scores[against], against)
     if directory:
@@ -329,7 +329,7 @@ def benchmark(
         ),
     ] = None,
     device: Device = "auto",
-    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="bf16 is autocast.")] = "fp32",
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of the arithmetic; bf16 is autocast.")] = "fp32",
     compile: Annotated[bool, typer.Option("--compile", help="Measure each network compiled, too.")] = False,
     optimizer: Annotated[bool, typer.Option("--optimizer", help="Take AdamW's work into the step.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each network, whose medians are shown.")] = 3,
@@ -510,7 +510,7 @@ def import_(
         say(f"Not used: {', '.join(imported.unused)}.")
     use = f"fcn-smp predict {output} IMAGES" if classes < 256 else f"fcn-smp train RECIPE model.init_from={output}"
     kind = type(imported.segmenter.model).__name__
-    say(f"The model, a {kind}, is in {output}: {use}, or smp.from_pretrained({str(output)!r}).")
+    say(f"The {kind} is in {output}: {use}, or smp.from_pretrained({str(output)!r}).")
 
 
 @recipes_app.command(name="list")

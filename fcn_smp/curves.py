@@ -47,7 +47,7 @@ class Panel(NamedTuple):
     Attributes:
         title: What it shows.
         labels: What its colours mean, most often with a value, from the top to the bottom.
-        svg: An ``<svg>`` element. Its colours are variables of CSS, as :func:`css_color` names them.
+        svg: An ``<svg>`` element. Its colours are variables of CSS, as ``css_color`` names them.
         last: Whether the values of the labels are the last ones.
     """
 
@@ -83,7 +83,7 @@ def draw_curves(rows: Rows, path: Path) -> None:
 
 
 def curve_panels(rows: Rows, key: str) -> list[Panel]:
-    """Draw what :func:`draw_curves` draws, as panels of a page.
+    """Draw what ``draw_curves`` draws, as panels of a page.
 
     Args:
         rows: Those of ``metrics.csv``, at least one.

@@ -32,7 +32,7 @@ def overlay(image: Array, label: Array, palette: Array, opacity: float = 0.6, cl
 def overlay_with_legend(image: Array, label: Array, palette: Array, classes: Sequence[str]) -> Image.Image:
     """Lay a label's colours over its image, uint8 (H, W, 3), and name below it the classes that occur.
 
-    The background stays clear, as :func:`clear_classes` says. The letters of a large image are larger.
+    The background stays clear, as ``clear_classes`` says. The letters of a large image are larger.
     """
     clear, occurs = clear_classes(palette, classes), Image.fromarray(label).histogram()
     white = np.full(3, 255, np.uint8)
@@ -125,7 +125,7 @@ def contact_sheet(
 ) -> Image.Image:
     """Draw each image above the same with its label's colours laid over it, and a legend of all classes.
 
-    Void is hatched; the background stays clear, as :func:`clear_classes` says.
+    Void is hatched; the background stays clear, as ``clear_classes`` says.
 
     Args:
         tiles: What is drawn, row by row.

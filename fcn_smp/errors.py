@@ -7,6 +7,9 @@ class UserError(ValueError):
     """Something that the user can put right: a sentence that names the file, key or value, and what would be right.
 
     The command line prints it without a traceback and exits with 2.
+
+    Args:
+        message: The sentence. What a loader's worker puts before it, its traceback, is taken off.
     """
 
     def __init__(self, message: str) -> None:

@@ -61,7 +61,11 @@ class Counts(torch.nn.Module):
         self.register_buffer("windowed", torch.zeros((), dtype=torch.int64))
 
     def update(self, index: int, prediction: Array, truth: Array) -> None:
-        """Add the image ``index``: predicted classes, and true classes or 255, both uint8 (H, W)."""
+        """Add the image ``index``: predicted classes, and true classes or 255, both uint8 (H, W).
+
+        Raises:
+            ValueError: The sizes differ, or a number is no class.
+        """
         image = ConfusionMatrix(self.confusion.classes, IGNORE_INDEX)
         image.update(torch.from_numpy(prediction), torch.from_numpy(truth))
         self.confusion.counts += image.counts
@@ -86,7 +90,7 @@ class Evaluation:
         ids: Id of each image.
         scores: The metrics of the paper, and those of each class.
         confusion: int64 (C, C); rows are the truth, columns the prediction.
-        counts: int64 (N, 3, C), as of :class:`Counts`.
+        counts: int64 (N, 3, C), as of ``Counts``.
         boundary: How good the boundaries are.
         protocols: The scores of other projects' ways of counting, by name.
         about: What else was asked for or happened, as JSON can hold it.
@@ -139,7 +143,15 @@ class Evaluation:
         inference: Inference,
         protocols: Mapping[str, ProtocolScore] = MappingProxyType({}),
     ) -> "Evaluation":
-        """Return the scores of what was counted of a whole data set."""
+        """Return the scores of what was counted of a whole data set.
+
+        Args:
+            counts: What was counted, of all processes.
+            segmenter: The model.
+            dataset: The data set.
+            inference: How the images were run through the network.
+            protocols: What counted the same predictions in other ways, by name.
+        """
         asked = {"flip": inference.flip, "scales": list(inference.scales), "windowed": int(counts.windowed)}
         plain = asked == {"flip": False, "scales": [1.0], "windowed": 0}
         return cls(
@@ -155,7 +167,10 @@ class Evaluation:
         )
 
     def compare(self, other: "Evaluation") -> Comparison:
-        """Compare with another model's evaluation on the same images, by paired tests; better than it is positive.
+        """Compare with another model's evaluation on the same images, by paired tests.
+
+        Returns:
+            The difference, its interval and the p-value; where this model is better than the other, it is positive.
 
         Raises:
             UserError: The images, or their labels, are others.
@@ -165,7 +180,11 @@ class Evaluation:
         return compare(other.counts, self.counts)
 
     def against(self, other: "Evaluation", model: str) -> dict[str, Any]:
-        """Return what :meth:`compare` gives as JSON can hold it; ``model`` is what the other one is called."""
+        """Return what ``compare`` gives as JSON can hold it; ``model`` is what the other one is called.
+
+        Raises:
+            UserError: The images, or their labels, are others.
+        """
         comparison = self.compare(other)
         differences = zip(self.classes, other.scores.iu, comparison.per_class, strict=True)
         return {
@@ -210,6 +229,7 @@ class Evaluation:
         ]
         return {
             **about,
+            "images": len(self.ids),
             **self.about,
             **means,
             "mean_iu_interval": [_number(end) for end in self.interval],
@@ -246,13 +266,17 @@ def evaluate(
         device: Where a model that is loaded runs: ``auto``, ``cpu``, ``cuda`` ...
         advance: Called after each image.
 
+    Returns:
+        The scores, over the whole set and of each image.
+
     Raises:
         UserError: The classes differ, a file is missing or damaged, or there is no such model, protocol or device.
 
-    Example::
-
+    Examples:
+        ```python
         evaluation = fcn_smp.evaluate("runs/voc2007")
         print(evaluation.mean_iu, evaluation.interval, evaluation.scores.iu)
+        ```
     """
     if dataset is None:
         dataset = own_dataset(model, split)

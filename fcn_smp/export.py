@@ -68,6 +68,9 @@ def export(
         argmax: Let the output be ``labels`` (N, H, W), the most likely class of each pixel, uint8 for up to 256
             classes, else int64. Of a single logit it is 1 where the probability is above ``segmenter.threshold``.
 
+    Returns:
+        How near the file's answers are to the network's, and which sizes it takes.
+
     Raises:
         UserError: The file is there or misnamed, a package is missing, or the network cannot be exported.
         MismatchError: The file does not do what the network does; it is not kept.
@@ -221,9 +224,11 @@ class Format(NamedTuple):
     """A kind of file."""
 
     suffix: str
+    """How its name ends."""
     write: Callable[[ExportedProgram, str, Path, dict[str, str]], None]
     """Takes a program, the name of its output, the file, and what the file is to say about itself."""
     open: Callable[[Path], Runner]
+    """Takes the file, and gives what runs it."""
     packages: tuple[str, ...]
     """What both need of the extra ``export``."""
 
@@ -302,7 +307,7 @@ def _verify(graph: _Graph, segmenter: Segmenter, run: Runner) -> Exported:
 def _compare(
     graph: _Graph, segmenter: Segmenter, run: Runner, batch: int, height: int, width: int
 ) -> tuple[float, float, int]:
-    """Return ``largest``, ``difference`` and ``differing`` of :class:`Exported` for random images of one size."""
+    """Return ``largest``, ``difference`` and ``differing`` of ``Exported`` for random images of one size."""
     image = _random_image(segmenter, graph.input, batch, height, width)
     logits = _expected(segmenter, image)
     what = f"{batch} image{'s' * (batch > 1)} of {height} x {width} pixels"

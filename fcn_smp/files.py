@@ -19,7 +19,7 @@ def cache_folder() -> Path:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what :func:`whole` left in a folder, or in those inside, when the program was killed."""
+    """Remove what ``whole`` left in a folder, or in those inside, when the program was killed."""
     for workspace in folder.rglob(f".*{UNFINISHED}"):
         shutil.rmtree(workspace, ignore_errors=True)
 

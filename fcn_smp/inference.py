@@ -198,7 +198,7 @@ def side_that_fits(height: int, width: int, per_pixel: float, device: torch.devi
     Args:
         height: Of the image in pixels.
         width: Likewise.
-        per_pixel: Bytes that each of its pixels takes, as of :func:`bytes_per_pixel`.
+        per_pixel: Bytes that each of its pixels takes, as of ``bytes_per_pixel``.
         device: Where the network lies.
     """
     budget = _free_memory(device) / 2

@@ -44,9 +44,17 @@ class Scores:
 
 
 def f_score(precision: float, recall: float, beta: float = 1.0) -> float:
-    """Return the weighted harmonic mean of precision and recall, all in [0, 1]; the larger ``beta``, the more recall.
+    """Return the weighted harmonic mean of precision and recall: the F score, F1 by default.
 
-    Source: van Rijsbergen, Information Retrieval, 1979, chapter 7. It is 0 where both are, or where precision is NaN.
+    Args:
+        precision: In [0, 1], or NaN where nothing was predicted.
+        recall: In [0, 1], or NaN where there is nothing to be found.
+        beta: How many times as much recall counts as precision.
+
+    Returns:
+        A number in [0, 1]: 0 where both are, or where precision is NaN; NaN where recall is.
+
+    Source: van Rijsbergen, Information Retrieval, 1979, chapter 7.
     """
     if math.isnan(recall):
         return math.nan
@@ -79,7 +87,11 @@ class ConfusionMatrix(torch.nn.Module):
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add integer tensors of one shape: predicted classes, and true classes or ``ignore_index``.
 
-        Those of uint8 on the CPU are counted as they lie in memory. What is predicted in void may be anything.
+        Those of uint8 on the CPU are counted as they lie in memory.
+
+        Args:
+            prediction: Of any shape, most often (N, H, W); 0 to C - 1, in void anything.
+            target: Of the same shape.
 
         Raises:
             ValueError: The shapes differ, or a number is no class.
@@ -131,7 +143,11 @@ class Thresholds(torch.nn.Module):
         self.register_buffer("counts", torch.zeros(2, BINS + 1, dtype=torch.int64), persistent=False)
 
     def update(self, probability: Tensor, target: Tensor) -> None:
-        """Add tensors of one shape: probabilities of class 1 in [0, 1], and classes 0, 1 or ``ignore_index``.
+        """Add tensors of one shape: probabilities of class 1, and true classes.
+
+        Args:
+            probability: Float in [0, 1], of any shape.
+            target: 0, 1 or ``ignore_index``, of the same shape.
 
         Raises:
             ValueError: The shapes differ, or a number is no class or no probability.

@@ -58,7 +58,7 @@ def model_card(
 
     Args:
         recipe: What was run; of a staged run that of the last stage.
-        summary: What :func:`fcn_smp.evaluation.summary` gave, with ``split`` and ``images``.
+        summary: What ``Evaluation.summary`` gave, with ``split`` and ``images``.
         starts: Where and with what the run was started, first to last, as ``environment.json`` has them; a record that
             was lost leaves its part of the card out.
         splits: What it was trained and validated on.

@@ -160,7 +160,7 @@ def build_optimizer(
 
     Args:
         kind: Its name.
-        groups: As :func:`parameter_groups` gives them.
+        groups: As ``parameter_groups`` gives them.
         fused: Update all weights in one kernel.
         momentum: Of SGD.
         nesterov: Of SGD: look ahead (Sutskever et al., ICML 2013).

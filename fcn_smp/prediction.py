@@ -34,7 +34,7 @@ ENDINGS: dict[Kind, str] = {
 }
 """What the names of the files have in place of the image's ending."""
 ImageLike = str | Path | Image.Image | Array | Tensor
-"""What :func:`predict` takes as an image."""
+"""What ``predict`` takes as an image."""
 
 _LONGEST = 60_000
 """Side in pixels of the largest overlay; a JPEG ends at 65,500, and there is the legend."""
@@ -45,7 +45,12 @@ Maps = dict[Kind, npt.NDArray[Any]]
 
 
 class Job(NamedTuple):
-    """An image and the files that are to be written of it."""
+    """An image and the files that are to be written of it.
+
+    Attributes:
+        image: The file.
+        targets: The file of each kind.
+    """
 
     image: Path
     targets: dict[Kind, Path]
@@ -85,8 +90,13 @@ class Prediction:
     def overlay(self, image: ImageLike) -> Image.Image:
         """Lay the classes' colours over the image, with a legend below it.
 
+        Args:
+            image: The one that was labelled, as ``predict`` takes it.
+
         Raises:
             ValueError: The image has another size than the label.
+            UserError: A file cannot be read.
+            TypeError: It is no image.
         """
         pixels = _pixels(image)
         if pixels.shape[:2] != self.label.shape:
@@ -111,8 +121,8 @@ def predict(
     """Label images.
 
     Args:
-        model: What :meth:`Segmenter.load` takes, or a segmenter.
-        images: One or more of these: what :func:`find_images` takes (file, folder, pattern, list); a PIL image; an
+        model: What ``Segmenter.load`` takes, or a segmenter.
+        images: One or more of these: what ``find_images`` takes (file, folder, pattern, list); a PIL image; an
             array uint8 (H, W, 3) or (N, H, W, 3) RGB, or (H, W) grey; a tensor (3, H, W) or (N, 3, H, W) RGB, uint8 or
             float in [0, 1].
         inference: How the images are run through the network.
@@ -128,10 +138,11 @@ def predict(
         TypeError: An image is of another kind.
         ValueError: A tensor of floats is not in [0, 1].
 
-    Example::
-
+    Examples:
+        ```python
         [prediction] = fcn_smp.predict("runs/voc2007", "dog.jpg")
         prediction.picture().save("dog.png")
+        ```
     """
     segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, device)
     kinds: set[Kind] = {"confidence", "probabilities"} if probabilities else {"confidence"}
@@ -160,6 +171,9 @@ def find_images(sources: Sequence[str], output: Path | None = None) -> list[tupl
             which end in ``.txt`` and have one path a line. An image keeps its place below its folder, below the part of
             the pattern that has no wildcards, or below the folder that all images of its list have in common.
         output: Folder that is left out where it lies in one that is searched.
+
+    Returns:
+        The path of each image, and its path below an output folder, still with its own ending.
 
     Raises:
         UserError: A source names nothing, or is the output folder itself.
@@ -205,7 +219,7 @@ def plan(
     """Say which files are to be written of images.
 
     Args:
-        images: As :func:`find_images` gives them.
+        images: As ``find_images`` gives them.
         directory: The output folder.
         kinds: What is wanted of each image.
         skip_existing: Leave out files that are there, and images of which all are there; else they are an error.
@@ -252,7 +266,7 @@ def predict_files(
 
     Args:
         segmenter: Labels the images.
-        jobs: As :func:`plan` gives them.
+        jobs: As ``plan`` gives them.
         done: Called with each job when its files are there, or with what is wrong with its image.
         inference: How the images are run through the network.
         batch_size: How many images of one size are run at once; None: 1 on the CPU, 8 elsewhere.

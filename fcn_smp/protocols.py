@@ -2,7 +2,7 @@
 
 The same label maps score very differently from one project to the next: per image or over the whole set, with void
 left out, called background or called a class, with 0 or 1 for a class that is nowhere. The paper's way
-(:mod:`fcn_smp.metrics`) is the default of each switch here; :data:`PROTOCOLS` has those of public projects, so that
+(``fcn_smp.metrics``) is the default of each switch here; ``PROTOCOLS`` has those of public projects, so that
 their figures can be compared with ours.
 
 One thing cannot be had from predictions at native size: the projects that score at another size feed the network the
@@ -95,7 +95,7 @@ class ProtocolResult(NamedTuple):
     """Scores in [0, 1]; NaN where nothing defines them.
 
     Attributes:
-        mean_iu: As :attr:`Protocol.mean` says.
+        mean_iu: As ``Protocol.mean`` says.
         pixel_accuracy: Share of the pixels that count which are right.
         iu: IU of each class; where void is a class, that comes last.
     """
@@ -126,7 +126,7 @@ class ProtocolScore:
         self.add(self.count(prediction, truth))
 
     def count(self, prediction: Array, truth: Array) -> Tensor:
-        """Return what :meth:`add` takes of an image, given as to :meth:`update`."""
+        """Return what ``add`` takes of an image, given as to ``update``."""
         prediction, truth = (_resized(label, self.protocol.size) for label in (prediction, truth))
         confusion = ConfusionMatrix(self.classes + 1, self._ignore_index)
         confusion.update(torch.from_numpy(prediction), torch.from_numpy(self._label[truth]))
@@ -159,7 +159,7 @@ def protocol_scores(names: Iterable[str], classes: int) -> dict[str, ProtocolSco
     """Return what adds up each of the protocols ``names``, or all for the name ``all``.
 
     Args:
-        names: Names in :data:`PROTOCOLS`, or ``all``.
+        names: Names in ``PROTOCOLS``, or ``all``.
         classes: Number of classes C, void not among them.
 
     Raises:

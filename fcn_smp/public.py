@@ -14,7 +14,7 @@ METRICS = {
     "mean_accuracy": "Mean accuracy",
     "frequency_weighted_iu": "Frequency-weighted IU",
 }
-"""The four metrics of the paper: their names in :class:`~fcn_smp.metrics.Scores`, and what people read."""
+"""The four metrics of the paper: their names in ``Scores``, and what people read."""
 
 # Keys whose value may be a relative path; elsewhere, as in names of classes and encoders, a slash need not be of one.
 _PATHS = ("root", "train", "val", "names", "encoder_weights", "decoder_hidden_weights", "init_from")

@@ -46,10 +46,11 @@ Architecture = Literal[
 
 
 class Model(Section):
-    """The network; the keys are arguments of its class, such as :class:`fcn_smp.models.fcn.FCN`."""
+    """The network; the keys are arguments of its class, such as ``fcn_smp.models.fcn.FCN``."""
 
     arch: Architecture = Field(
-        "fcn8s", description="One of the paper's networks, or of those in docs/results/origins.md."
+        "fcn8s",
+        description="The network: one of the paper's, torchvision's, or one of the projects that this one grew out of.",
     )
     binary: bool = Field(
         False,
@@ -57,7 +58,9 @@ class Model(Section):
         " that has the best mean IU on val.",
     )
     encoder_name: str = Field("resnet34", description="An encoder of SMP or a model of timm.")
-    encoder_depth: Literal[3, 4, 5] = 5
+    encoder_depth: Literal[3, 4, 5] = Field(
+        5, description="Halvings in the encoder; with 5 its coarsest map has stride 32."
+    )
     encoder_weights: str | None = Field("imagenet", description="A name that SMP knows, null, or the path of a file.")
     decoder_alignment: Literal["same", "caffe"] = Field(
         "same", description="caffe: the geometry of the released networks, for VGG encoders."
@@ -65,12 +68,29 @@ class Model(Section):
     decoder_hidden_weights: str | None = Field(
         "classifier", description="What fc6 and fc7 of a VGG start from: classifier, imagenet, null or a file's path."
     )
-    decoder_hidden_channels: int | None = Field(None, ge=0, description="0: no hidden layer; null: the default.")
-    decoder_hidden_kernel: int | None = Field(None, ge=1)
-    decoder_dropout: Fraction | None = None
-    decoder_skip_scales: list[float] | None = None
-    decoder_learn_upsampling: bool = False
-    encoder_options: dict[str, Any] = Field({}, description="Passed to the encoder, such as output_stride: 16.")
+    decoder_hidden_channels: int | None = Field(
+        None,
+        ge=0,
+        description="Width of the hidden layers before the coarsest score; 0: none; null: 4096 with a VGG, whose hidden"
+        " layers are fc6 and fc7, 256 with others.",
+    )
+    decoder_hidden_kernel: int | None = Field(
+        None, ge=1, description="Kernel size of the first hidden layer, odd; null: 7."
+    )
+    decoder_dropout: Fraction | None = Field(
+        None, description="Dropout rate of the hidden layers; null: 0.5 with a VGG, 0.1 with others."
+    )
+    decoder_skip_scales: list[float] | None = Field(
+        None,
+        description="Factors of the maps of the skips before they are scored, coarse to fine; [0.01, 0.0001] is the"
+        " authors' FCN-8s trained at once. null: none.",
+    )
+    decoder_learn_upsampling: bool = Field(
+        False,
+        description="Learn the upsampling between maps, from bilinear on; else it stays bilinear. The last one always"
+        " does.",
+    )
+    encoder_options: dict[str, Any] = Field({}, description="Passed to the encoder, such as {output_stride: 16}.")
     init_from: str | None = Field(
         None, description="A run, a model directory or a model of the Hub whose weights are where this one starts."
     )
@@ -91,8 +111,8 @@ Code = Annotated[int, Field(ge=0, le=255)] | tuple[Byte, Byte, Byte]
 class DataSection(Section):
     """What all data sets have."""
 
-    train: str = "train"
-    val: str = "val"
+    train: str = Field("train", description="Split that is trained on.")
+    val: str = Field("val", description="Split that is validated on; it chooses the weights that are kept.")
     classes: dict[str, list[int | str] | Literal["rest"]] | None = Field(
         None,
         description="Classes made of the data set's, by number or name: {vehicle: [car, bus], background: rest}; what"
@@ -105,7 +125,15 @@ class DataSection(Section):
     allow_overlap: bool = Field(False, description="Train although images of train are in val too.")
 
     def open(self, split: str, *, incomplete: bool = False) -> "SegmentationDataset":
-        """Open one split; ``incomplete``: also where files of it are missing, an error unless they are skipped."""
+        """Open one split with the classes of the recipe.
+
+        Args:
+            split: Name of the split, or the path of a list where the data set takes one.
+            incomplete: Open it although files of it are missing, an error unless ``on_error`` skips them.
+
+        Raises:
+            UserError: The data set or a file is missing, or there is no such split or class.
+        """
         from fcn_smp.data.dataset import IncompleteError
 
         try:
@@ -117,7 +145,11 @@ class DataSection(Section):
         return dataset.select(self.classes) if self.classes else dataset
 
     def load(self, split: str) -> "SegmentationDataset":
-        """Open what can be read of one split, as ``on_error`` says."""
+        """Open what can be read of one split, as ``on_error`` says; what is left out is a warning.
+
+        Raises:
+            UserError: As ``open``, or nothing of the split can be read.
+        """
         dataset = self.open(split)
         if self.on_error == "skip":
             dataset, complaints = dataset.readable()
@@ -137,7 +169,7 @@ class VOCData(DataSection):
     """PASCAL VOC 2007 or 2012."""
 
     kind: Literal["voc"]
-    year: Literal[2007, 2012]
+    year: Literal[2007, 2012] = Field(description="Which of the challenges' data sets.")
     root: AbsolutePath = Field(description="The folder that holds VOCdevkit, or the tar archive itself.")
     train: str = Field("train", description="A split, or the path of a text file with one id a line.")
 
@@ -202,20 +234,20 @@ class CARLAData(DataSection):
 
 
 class FolderData(DataSection):
-    """Images and labels of one's own; see :class:`fcn_smp.data.folder.ImageFolder`."""
+    """Images and labels of one's own; see ``fcn_smp.data.folder.ImageFolder``."""
 
     kind: Literal["folder"]
     root: AbsolutePath = Field(description="What holds both folders, or a tar archive of it.")
     images: str = Field("images", description="Folder of the images; {split} stands for the split's name.")
     labels: str = Field("labels", description="Folder of the labels, likewise.")
-    label_suffix: str = Field("", description="What labels are called more than images, such as _mask.")
+    label_suffix: str = Field("", description="What names of labels have more than those of images, such as _mask.")
     names: dict[str, Code] | list[str] | AbsolutePath = Field(
         description="The classes: names, {name: number}, {name: [red, green, blue]}, or the path of a text file."
     )
     void: list[Code] = Field([], description="Numbers or colours of no class. 255 is, unless it is a class.")
     train: str = Field("train", description="A split, or the path of a text file with one name a line.")
     val_share: float = Field(0.2, gt=0, lt=1, description="Share of val where splits are drawn.")
-    seed: int = Field(0, ge=0, description="Of the drawing.")
+    seed: int = Field(0, ge=0, description="Seed of that drawing; another one gives other splits.")
 
     def open_whole(self, split: str) -> "SegmentationDataset":
         """Open one split with the classes that the data set has."""
@@ -249,12 +281,18 @@ Data = Annotated[
 
 
 class Augmentation(Section):
-    """What happens to a training image; see :class:`fcn_smp.data.transforms.Augment`."""
+    """What happens to a training image; see ``fcn_smp.data.transforms.Augment``."""
 
-    crop: Positive | tuple[Positive, Positive] = Field(480, description="Pixels: one number, or [height, width].")
+    crop: Positive | tuple[Positive, Positive] = Field(
+        480, description="Size of what the network is trained on, in pixels: one number, or [height, width]."
+    )
     scale: tuple[Rate, Rate] = Field((0.5, 2.0), description="Smallest and largest factor of the random scale.")
-    flip: Probability = 0.5
-    color_jitter: Fraction = 0.3
+    flip: Probability = Field(0.5, description="How likely an image is mirrored left to right.")
+    color_jitter: Fraction = Field(
+        0.3,
+        description="Largest change of brightness, contrast and saturation as a factor, in four of five images; hue"
+        " turns by a sixth of a circle times it at most.",
+    )
     class_balance: Probability = Field(
         0.0, description="How likely a crop is laid around a pixel of a class drawn from those in the image."
     )
@@ -270,7 +308,9 @@ class Augmentation(Section):
 class Preprocessing(Section):
     """What the network gets; but for resize, null is what its weights expect, of the encoder or ``model.init_from``."""
 
-    mean: tuple[float, float, float] | None = Field(None, description="Of each channel, in the order of input_space.")
+    mean: tuple[float, float, float] | None = Field(
+        None, description="Mean of each channel, in the order of input_space."
+    )
     std: tuple[Rate, Rate, Rate] | None = Field(None, description="Standard deviation of each channel, likewise.")
     input_space: Literal["RGB", "BGR"] | None = Field(None, description="Order of the channels.")
     input_range: tuple[Literal[0], Literal[1, 255]] | None = Field(None, description="Smallest and largest value.")
@@ -282,7 +322,7 @@ class Preprocessing(Section):
 
 
 class Loss(Section):
-    """A weighted sum of losses over the labelled pixels; see :class:`fcn_smp.losses.SegmentationLoss`."""
+    """A weighted sum of losses over the labelled pixels; see ``fcn_smp.losses.SegmentationLoss``."""
 
     terms: dict[Literal["cross_entropy", "dice", "lovasz", "focal"], Rate] = Field(
         {"cross_entropy": 1.0}, description="The losses that are added up, each with its factor.", min_length=1
@@ -291,14 +331,20 @@ class Loss(Section):
         Literal["inverse_frequency", "median_frequency", "effective_number"] | list[Weight] | dict[str, Weight] | None
     ) = Field(
         None,
-        description="Of cross-entropy: computed by a method, one for each class, or by class name (others weigh 1).",
+        description="Weights of the classes in cross-entropy: computed by a method, a number for each class, or by"
+        " class name (others weigh 1). null: all 1.",
     )
-    label_smoothing: Fraction = Field(0.0, description="Of cross-entropy.")
-    reduction: Literal["mean", "sum"] = Field("mean", description="Of cross-entropy, over the labelled pixels.")
+    label_smoothing: Fraction = Field(
+        0.0, description="Share of cross-entropy's target that is spread over all classes."
+    )
+    reduction: Literal["mean", "sum"] = Field(
+        "mean",
+        description="What becomes of cross-entropy over the labelled pixels; the authors' networks took the sum.",
+    )
     ohem: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="Share of the pixels that cross-entropy counts, those of largest loss; null: all."
     )
-    focal_gamma: float = Field(2.0, ge=0, description="How much focal turns from what is easy.")
+    focal_gamma: float = Field(2.0, ge=0, description="Exponent of focal; the larger, the less do easy pixels count.")
 
 
 class Optimizer(Section):
@@ -316,7 +362,7 @@ class Optimizer(Section):
     layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="Factor of the rate from each block of the encoder to the one before it."
     )
-    weight_decay: float = Field(0.0, ge=0, description="Of weights; biases and normalisation do not decay.")
+    weight_decay: float = Field(0.0, ge=0, description="Decay of the weights; biases and normalisation do not decay.")
     fused: bool | None = Field(None, description="Update all weights in one kernel; null: on CUDA, but for fp16.")
 
 
@@ -324,7 +370,7 @@ class AdamW(Optimizer):
     """Loshchilov and Hutter, ICLR 2019."""
 
     kind: Literal["adamw"]
-    weight_decay: float = Field(1e-2, ge=0, description="Of weights; biases and normalisation do not decay.")
+    weight_decay: float = Field(1e-2, ge=0, description="Decay of the weights; biases and normalisation do not decay.")
 
 
 class Adam(Optimizer):
@@ -339,16 +385,18 @@ class SGD(Optimizer):
     kind: Literal["sgd"]
     lr: Rate = Field(1e-2, description="Learning rate of the decoder.")
     encoder_lr: Rate = Field(1e-2, description="Learning rate of the encoder.")
-    weight_decay: float = Field(5e-4, ge=0, description="Of weights; biases and normalisation do not decay.")
-    momentum: Fraction = 0.9
-    nesterov: bool = False
+    weight_decay: float = Field(5e-4, ge=0, description="Decay of the weights; biases and normalisation do not decay.")
+    momentum: Fraction = Field(0.9, description="Share of the last step that is taken along into the next one.")
+    nesterov: bool = Field(
+        False, description="Take the gradient where the momentum leads (Sutskever et al., ICML 2013)."
+    )
 
 
 class Schedule(Section):
     """How the learning rate changes, step by step, after a linear warm-up."""
 
     kind: str
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(0, ge=0, description="Steps in which the rate rises from near 0 to its value.")
 
 
 class Cosine(Schedule):
@@ -362,7 +410,7 @@ class Poly(Schedule):
     """(1 - progress) ** power (Chen et al., DeepLab, 2018, section 4.1)."""
 
     kind: Literal["poly"]
-    power: float = Field(0.9, gt=0)
+    power: float = Field(0.9, gt=0, description="Exponent; 1 falls in a straight line.")
 
 
 class Step(Schedule):
@@ -382,7 +430,7 @@ class Constant(Schedule):
 class Trainer(Section):
     """How long, how much at once, and on what."""
 
-    epochs: Positive = 60
+    epochs: Positive = Field(60, description="How often each training image is taken.")
     batch_size: Positive = Field(8, description="Images of a step, on all devices together.")
     accumulate: Positive = Field(1, description="Parts in which a device takes its share of a batch, to save memory.")
     validate_every: Positive = Field(1, description="Epochs between two validations.")
@@ -401,7 +449,7 @@ class Trainer(Section):
     deterministic: bool = Field(False, description="The same numbers on every run of a GPU; slower there.")
     accelerator: str = Field("auto", description="auto, cpu, cuda or mps.")
     devices: Positive | Literal["auto"] = Field(1, description="Devices per node.")
-    num_nodes: Positive = 1
+    num_nodes: Positive = Field(1, description="Machines that take part; the same command runs on each.")
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = Field(
         "auto", description="How devices share the work; the last one for networks of which parts have no gradient."
     )
@@ -415,8 +463,10 @@ class Trainer(Section):
 class Recipe(Section):
     """One reproducible run."""
 
-    name: str = Field("run", description="Names the run directory, runs/<name>.")
-    seed: int = Field(0, ge=0)
+    name: str = Field(
+        "run", description="Names the run directory, runs/NAME; where a file gives none, it is the file's own name."
+    )
+    seed: int = Field(0, ge=0, description="Seed of all that is random: weights, order, augmentation and dropout.")
     model: Model = Model()
     data: Data
     augmentation: Augmentation | None = Field(
@@ -469,6 +519,9 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         source: The path of a YAML file, or the name of a shipped recipe.
         overrides: ``section.key=value`` each; the value is read as YAML.
 
+    Returns:
+        The recipe with every default filled in; nothing of the data or the network is looked at.
+
     Raises:
         UserError: The file, a key or a value is wrong; the message names it.
     """
@@ -515,7 +568,11 @@ def _validate(content: Mapping[str, Any], where: str) -> Recipe:
 
 
 def find_recipe(source: str) -> Path:
-    """Return the path of a recipe file, or of the shipped recipe of that name."""
+    """Return the path of a recipe file, or of the shipped recipe of that name.
+
+    Raises:
+        UserError: There is neither; the message names what is near.
+    """
     path = Path(source)
     if path.is_file():
         return path
@@ -539,6 +596,9 @@ def shipped_recipes() -> dict[str, Path]:
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a recipe file, for editors."""
     schema = Recipe.model_json_schema()
+    for part in schema["$defs"].values():
+        if "kind" in part["properties"]:
+            part["properties"]["kind"]["description"] = part["description"]
     schema["properties"]["extends"] = {
         "type": "string",
         "description": "A recipe that this one changes: a path from this file on, or the name of a shipped one.",

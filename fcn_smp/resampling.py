@@ -70,7 +70,7 @@ def interval(counts: Counts, level: float = 0.95, draws: int = 1000, seed: int =
 def compare(first: Counts, second: Counts, level: float = 0.95, draws: int = 1000, seed: int = 0) -> Comparison:
     """Compare two models by the mean IU of the same images.
 
-    The interval is that of :func:`interval`, of the difference and with the same images drawn for both models. The
+    The interval is that of ``interval``, of the difference and with the same images drawn for both models. The
     p-value is that of approximate randomisation (Noreen, Computer-Intensive Methods for Testing Hypotheses, 1989): the
     two predictions of each image change places by the toss of a coin, and (1 + number of draws whose difference is not
     smaller than the real one) / (1 + draws).

@@ -34,7 +34,7 @@ def write_scores(evaluation: Evaluation, summary: Mapping[str, Any], directory: 
 
     Args:
         evaluation: The evaluation.
-        summary: What :meth:`~fcn_smp.evaluation.Evaluation.summary` gave of it.
+        summary: What ``Evaluation.summary`` gave of it.
         directory: Where ``scores.json``, ``scores.md``, ``per_class.csv``, ``images.csv``, ``counts.npz``,
             ``confusion.csv`` and ``confusion.png`` are written.
     """

@@ -67,8 +67,8 @@ class Segmenter:
     Raises:
         ValueError: The network gives scores of more or fewer classes than have a name, or colours are none.
 
-    Examples::
-
+    Examples:
+        ```python
         segmenter = Segmenter.load("runs/voc2007")
         label = segmenter.predict(np.array(Image.open("dog.jpg").convert("RGB")))
 
@@ -76,6 +76,7 @@ class Segmenter:
         colors = [(0, 0, 0), (128, 64, 128)]
         segmenter = Segmenter(model, encoder_preprocessing("resnet34"), ["background", "road"], colors)
         segmenter.save(Path("road"))
+        ```
     """
 
     def __init__(
@@ -120,12 +121,20 @@ class Segmenter:
         return device
 
     def check_labels(self) -> None:
-        """Raise :class:`UserError` if the classes are too many for labels of uint8, in which 255 is void."""
+        """See that labels of uint8, in which 255 is void, have room for all classes.
+
+        Raises:
+            UserError: There are more than 255.
+        """
         if len(self.classes) > 255:
             raise UserError(f"The model has {len(self.classes)} classes; a label picture holds 255 at most.")
 
     def predict(self, image: Array, inference: Inference = _WHOLE) -> Array:
         """Map an RGB image, uint8 (H, W, 3), to the most likely class of each pixel, uint8 (H, W).
+
+        Args:
+            image: Any height and width.
+            inference: How it is run through the network; by default whole, as it is.
 
         Raises:
             TypeError: The image is something else.
@@ -138,6 +147,11 @@ class Segmenter:
     def logits(self, image: Array, inference: Inference = _WHOLE) -> Tensor:
         """Map an RGB image, uint8 (H, W, 3), to float logits (1, C, H, W).
 
+        Args:
+            image: Any height and width.
+            inference: How it is run through the network; by default whole, as it is. Where several views are averaged,
+                the logits are those of the mean probabilities.
+
         Raises:
             TypeError: The image is something else.
         """
@@ -146,6 +160,10 @@ class Segmenter:
     @torch.inference_mode()
     def bands(self, images: Sequence[Array], inference: Inference = _WHOLE) -> Iterator[Tensor]:
         """Map a batch of RGB images of one size, uint8 (H, W, 3), to their logits.
+
+        Args:
+            images: N of them, at least one.
+            inference: How they are run through the network; by default whole, as they are.
 
         Yields:
             Float logits (N, C, h, W) of the next h rows, from the top to the bottom, so that those of all pixels need
@@ -191,6 +209,12 @@ class Segmenter:
     def window_side(self, height: int, width: int, inference: Inference, images: int = 1) -> int | None:
         """Return the side of the windows in which so many images of a size are run through; None: whole.
 
+        Args:
+            height: Of an image in pixels.
+            width: Likewise.
+            inference: What was asked for.
+            images: How many are run through at once.
+
         Raises:
             UserError: The network takes no windows, but they are asked for.
         """
@@ -216,6 +240,10 @@ class Segmenter:
         Args:
             directory: Where; it must not exist.
             card: Markdown for ``README.md``, instead of SMP's.
+
+        Raises:
+            UserError: The disk is full.
+            OSError: The directory holds something already, or cannot be written.
         """
         self.model.config["_preprocessing"] = self.preprocessing._asdict()
         self.model.config["_classes"] = list(self.classes)
@@ -238,6 +266,9 @@ class Segmenter:
         Args:
             source: The directory, or the name on the Hub.
             device: Where it is to run; ``auto`` for an accelerator, if there is one.
+
+        Returns:
+            The model in evaluation mode, with its preprocessing, classes, colours and threshold.
 
         Raises:
             UserError: There is no model that was saved by this package, or no such device.

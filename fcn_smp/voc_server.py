@@ -67,9 +67,9 @@ def write_server_archive(
 
     Args:
         segmenter: A model of VOC's 21 classes.
-        storage: Where the images lie, as of :func:`server_images`.
+        storage: Where the images lie, as of ``server_images``.
         images: The path of each by its id.
-        year: As for :func:`server_images`.
+        year: As for ``server_images``.
         path: The archive to write, ``.tgz`` or ``.tar.gz``; it must not exist.
         inference: How images are run through the network.
         advance: Called after each image.

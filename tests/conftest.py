@@ -4,6 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -82,3 +83,16 @@ def reads(monkeypatch):
 
     monkeypatch.setattr(Folder, "read", counting)
     return counter
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, if the machine has it."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    playwright = pytest.importorskip("playwright.sync_api")
+    if chromium is None:
+        pytest.skip("there is no Chromium")
+    with playwright.sync_playwright() as started:
+        running = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield running
+        running.close()

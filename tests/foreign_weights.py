@@ -209,6 +209,11 @@ def write_torch(path, tensors, form="state dict"):
     torch.save(content, path, _use_new_zipfile_serialization=form != "old pickle")
 
 
+def hollow(state):
+    """Return tensors of the same shapes that take no space in a file."""
+    return {name: value.new_zeros((), device="cpu").expand(value.shape) for name, value in state.items()}
+
+
 def keras_network(arch, classes=3, *, hidden=8, shrink=1, seed=0):
     """Return kernels and biases of a network by Keras-FCN's layer names, in Keras' layout."""
     rng = np.random.default_rng(seed)

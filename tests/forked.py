@@ -1,7 +1,7 @@
 """The command line in processes of its own that can be killed, stopped and made to share a run.
 
 They are forked from one that has imported everything, since that takes seconds, and the tests start dozens. Several
-that share a run are told so as ``torchrun`` tells them.
+that share a run are told so as ``torchrun`` or Slurm tells them.
 """
 
 import contextlib
@@ -48,20 +48,27 @@ class Command:
         arguments: The command.
         world: Processes that share it.
         before: Called in each process, with its number, before the command starts; it must be picklable.
+        told: What a process is told of the others by the environment, given its number, theirs and a port.
     """
 
     def __init__(
-        self, folder: Path, arguments: Sequence[object], *, world: int = 1, before: Callable[[int], None] | None = None
+        self,
+        folder: Path,
+        arguments: Sequence[object],
+        *,
+        world: int = 1,
+        before: Callable[[int], None] | None = None,
+        told: Callable[[int, int, int], dict[str, object]] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        port = _free_port()
+        port, told = _free_port(), told or torchrun
         for rank in range(world):
             self._joined(rank).unlink(missing_ok=True)
         self.processes = [
             CONTEXT.Process(
                 target=_run,
-                args=(rank, world, port, [*map(str, arguments)], folder, self._joined(rank), before),
+                args=(told(rank, world, port), [*map(str, arguments)], folder, self._joined(rank), before, rank),
             )
             for rank in range(world)
         ]
@@ -160,7 +167,22 @@ def _import_everything() -> None:
         os.environ.update(before)
 
 
-def _run(rank, world, port, arguments, folder, joined, before):
+def torchrun(rank: int, world: int, port: int) -> dict[str, object]:
+    """Return what ``torchrun`` tells a process of its like."""
+    if world == 1:
+        return {}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": 0}
+    return {**shared, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+
+
+def slurm(rank: int, world: int, port: int) -> dict[str, object]:
+    """Return what Slurm's ``srun`` tells a task, of one node."""
+    job = {"SLURM_JOB_ID": 4711, "SLURM_JOB_NAME": "test", "SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": port}
+    tasks = {"SLURM_NTASKS": world, "SLURM_NTASKS_PER_NODE": world, "SLURM_NNODES": 1}
+    return {**job, **tasks, "SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NODEID": 0}
+
+
+def _run(told, arguments, folder, joined, before, rank):
     os.setsid()  # a group of its own, that can be killed at once
     # A shell has commands in the background ignore Ctrl-C, and so would this.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -172,10 +194,7 @@ def _run(rank, world, port, arguments, folder, joined, before):
     multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
     os.environ["XDG_CACHE_HOME"] = str(folder.parent / "cache")
-    if world > 1:
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": 0}
-        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-        os.environ.update({key: str(value) for key, value in {**shared, **own}.items()})
+    os.environ.update({key: str(value) for key, value in told.items()})
     launch = fcn_smp.training.run.launch
 
     def noted(settings):

@@ -33,6 +33,8 @@ FENCE = re.compile(
 )
 SHELL = re.compile(r"[|<>;&`]|\$\(")
 """What only a shell understands."""
+NAMED = re.compile(r"# ([\w./-]+\.\w+)")
+"""The first line of a block that is a file."""
 QUICK = ("trainer.epochs=1", "trainer.validate_every=1", "trainer.workers=0")
 """What is added to trainings on a page, for the tests to be over in the reader's lifetime."""
 
@@ -48,9 +50,16 @@ class Block:
 
     @property
     def commands(self) -> Iterator[str]:
-        """The commands of a console, without what they print, each as one line."""
-        for match in re.finditer(r"^\$ (.*?[^\\])$", self.text, re.M | re.S):
+        """The commands of a console, without what they print, or of a script, each as one line."""
+        prompt = r"\$ " if self.kind == "console" else ""
+        for match in re.finditer(rf"^{prompt}(.*?[^\\\n])$", self.text, re.M | re.S):
             yield re.sub(r" *\\\n\s*", " ", match[1])
+
+    @property
+    def name(self) -> str | None:
+        """The file that it is, if it says so."""
+        match = NAMED.match(self.text)
+        return match[1] if match else None
 
 
 def blocks(page: Path) -> list[Block]:
@@ -65,14 +74,22 @@ def blocks(page: Path) -> list[Block]:
 
 
 def run(block: Block, folder: Path, names: dict[str, object], quick: tuple[str, ...] = QUICK) -> None:
-    """Run a block as its reader would, in the working directory ``folder``; ``names`` are Python's."""
+    """Run a block as its reader would, in the working directory ``folder``; ``names`` are Python's.
+
+    A file of Python is written, and run as if it was imported.
+    """
     if block.kind == "python":
+        if block.name:
+            _write(block, folder)
+        names["__name__"] = Path(block.name).stem if block.name else "__main__"
         exec(compile(block.text, block.where, "exec"), names)
     elif block.kind in ("yaml", "toml", "json", "csv"):
         _write(block, folder)
     elif block.kind == "console":
         for command in block.commands:
             _run_command(block, command, quick)
+    elif block.kind == "bash":
+        _run_in_shell(block, block.text)
 
 
 def check(block: Block) -> None:
@@ -80,6 +97,10 @@ def check(block: Block) -> None:
     if block.kind == "python":
         compile(block.text, block.where, "exec")
     elif block.kind == "console":
+        for command in block.commands:
+            _check_command(block, command)
+    elif block.kind == "bash":
+        subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
         for command in block.commands:
             _check_command(block, command)
 
@@ -90,8 +111,8 @@ def _write(block: Block, folder: Path) -> None:
         content = yaml.safe_load(block.text)
         if set(content) & set(json_schema()["properties"]):
             jsonschema.validate(content, json_schema())
-    if name := re.match(r"# ([\w./-]+\.\w+)", block.text):
-        path = folder / name[1]
+    if block.name:
+        path = folder / block.name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(block.text, encoding="utf-8")
 
@@ -104,6 +125,10 @@ def _run_command(block: Block, command: str, quick: tuple[str, ...]) -> None:
         code, out, err = run_command(*words[1:])
         assert code in (0, None), f"{block.where}: {command}\n{out}{err}"
         return
+    _run_in_shell(block, command)
+
+
+def _run_in_shell(block: Block, command: str) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
@@ -112,8 +137,8 @@ def _run_command(block: Block, command: str, quick: tuple[str, ...]) -> None:
 
 def _check_command(block: Block, command: str) -> None:
     words = shlex.split(command, comments=True)
-    if words[0] == "fcn-smp":
-        del words[0]
+    if "fcn-smp" in words:  # perhaps behind what starts it, such as srun
+        words = words[words.index("fcn-smp") + 1 :]
     elif words[:1] == ["torchrun"] and "fcn_smp" in words:
         words = words[words.index("fcn_smp") + 1 :]
     else:
@@ -125,7 +150,8 @@ def _check_command(block: Block, command: str) -> None:
         _recorder(seen)(words, prog_name="fcn-smp")
     assert exited.value.code in (0, None), f"{block.where}: {command}\n{errors.getvalue()}"
     if seen.get("recipe") in shipped_recipes():
-        load_recipe(seen["recipe"], seen.get("overrides") or [])
+        known = [each for each in seen.get("overrides") or [] if not each.startswith("$")]  # a variable of the shell
+        load_recipe(seen["recipe"], known)
 
 
 def _recorder(seen: dict[str, object]) -> Callable[..., None]:

@@ -19,15 +19,24 @@ class Unallocated(torch.nn.Linear):
         super().__init__(*args, **{**kwargs, "device": "meta"})
 
 
-def narrowed(encoder, shrink):
-    """Register one of SMP's VGGs anew with so many times fewer channels, at least two, until this is left."""
+def narrow_vgg(encoder, shrink):
+    """Return what SMP knows of one of its VGGs, with so many times fewer channels; two at least."""
 
     def narrow(width):
         return max(2, width // shrink) if isinstance(width, int) else width
 
     vgg = smp.encoders.encoders[encoder]
     widths = {name: [narrow(width) for width in vgg["params"][name]] for name in ("config", "out_channels")}
-    return patch.dict(smp.encoders.encoders, {encoder: {**vgg, "params": {**vgg["params"], **widths}}})
+    return {**vgg, "params": {**vgg["params"], **widths}}
+
+
+def narrow_vgg16(shrink):
+    return narrow_vgg("vgg16", shrink)
+
+
+def narrowed(encoder, shrink):
+    """Let one of SMP's VGGs be so many times narrower until this is left."""
+    return patch.dict(smp.encoders.encoders, {encoder: narrow_vgg(encoder, shrink)})
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from fcn_smp.evaluation import Counts, Evaluation, count, evaluate
 from fcn_smp.inference import Inference
 from fcn_smp.models.encoder import encoder_preprocessing
 from fcn_smp.recipe import load_recipe
-from fcn_smp.score_files import markdown, means
+from fcn_smp.score_files import markdown, means, write_scores
 from fcn_smp.segmenter import Segmenter
 
 TINY = """\
@@ -93,13 +93,21 @@ def test_the_api_and_the_command_give_the_same_scores(place, truth_and_predictio
     assert code == 0
     printed = json.loads(out)
     assert printed == json.loads((tmp_path / "scores/scores.json").read_text())
-    assert printed == json.loads(json.dumps(found.summary(model=str(place / "run"), split=printed["split"], images=15)))
+    assert printed == json.loads(json.dumps(found.summary(model=str(place / "run"), split=printed["split"])))
+    assert printed["images"] == 15
     expected = straight_iu(truth_and_prediction.values())
     assert found.mean_iu == pytest.approx(expected, abs=1e-12)
     low, high = found.interval
     assert low < found.mean_iu + 0.02
     assert low < high
     assert printed["mean_iu_interval"] == [round(low, 6), round(high, 6)]
+
+
+def test_the_api_writes_what_the_command_writes(place, tmp_path):
+    found = fcn_smp.evaluate(place / "run")
+    write_scores(found, found.summary(), tmp_path)
+    for name in ("scores.md", "per_class.csv", "images.csv", "confusion.csv"):
+        assert (tmp_path / name).read_bytes() == (place / "run/eval/val" / name).read_bytes(), name
 
 
 def test_the_end_of_a_run_leaves_what_eval_leaves(place, tmp_path, monkeypatch):

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from contextlib import nullcontext, redirect_stdout
@@ -19,7 +18,6 @@ import segmentation_models_pytorch as smp
 import torch
 from helpers import one_sentence
 from networks import lean_vgg
-from PIL import Image
 
 import fcn_smp
 from fcn_smp import cli
@@ -27,8 +25,6 @@ from fcn_smp.data.voc import voc_palette
 from fcn_smp.export import FORMATS, MismatchError, default_path, export
 from fcn_smp.models.encoder import Preprocessing
 from fcn_smp.segmenter import Segmenter
-
-DOCUMENTATION = Path(__file__).parent.parent / "docs/guides/export.md"
 
 CAFFE = Preprocessing((104.0, 116.7, 122.7), (60.0, 58.0, 61.0), "BGR", (0, 255))
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -136,20 +132,6 @@ def test_what_is_printed_says_what_was_found_and_how_to_go_on(exported, form):
         names["image"] = image
     exec("\n".join(line.strip() for line in code), names)
     assert names["labels"].shape == (2, 80, 90)
-
-
-def test_the_examples_of_the_documentation_run(exported, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(exported("onnx", *BOTH)[0], "voc2007.onnx")
-    shutil.copy(exported("torch_export")[0], "voc2007.pt2")
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)).save("dog.jpg")
-    examples = re.findall(r"```python\n(.*?)```", DOCUMENTATION.read_text(encoding="utf-8"), re.S)
-    assert len(examples) == 2
-    for example in examples:
-        names = {}
-        exec(example, names)
-    assert names["logits"].shape == (2, 5, 375, 500)
-    assert re.match(r"\{'class \d'.*\}\n\{'mean': \[104", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("form", FORMATS)

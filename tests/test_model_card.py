@@ -32,7 +32,7 @@ def summary():
         CLASSES, voc_palette(), ["x"], counts.confusion.scores(), counts.confusion.counts.numpy(),
         counts.images.numpy(), counts.boundary.scores(), protocols={}, about={},
     )  # fmt: skip
-    return evaluation.summary(model="/home/me/run", split="val", images=1)
+    return evaluation.summary(model="/home/me/run", split="val")
 
 
 def card(summary, overrides=(), *, command=("fcn-smp", "train", "demo"), starts=None, source="demo"):

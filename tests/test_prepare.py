@@ -247,6 +247,7 @@ def test_archive_that_lacks_an_image_is_not_passed_over(refused, root, tmp_path,
 
 def test_missing_archive_is_asked_for_with_its_addresses(refused, root, lists):
     refused(["voc2012", "--root", root], "VOCtrainval_11-May-2012.tar", root, "--archive", "--download",
+            "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
             "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar")  # fmt: skip
     refused(["sbd", "--root", root], "benchmark.tgz", "semantic_contours/benchmark.tgz")
     assert not root.exists()

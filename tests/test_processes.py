@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forked import Command, assert_same_run, at_call, at_change, die, table
+from forked import Command, assert_same_run, at_call, at_change, die, slurm, table
 from helpers import run_command, write_voc
 from networks import build, with_random_scores
 from PIL import Image
@@ -72,9 +72,9 @@ def start(tmp_path, place):
     """Start ``fcn-smp train``; whatever is left of it in the end is killed."""
     commands = []
 
-    def begin(*options, recipe=place / "tiny.yaml", run="run", world=1, before=None):
+    def begin(*options, recipe=place / "tiny.yaml", run="run", world=1, before=None, told=None):
         command = ["train", recipe, *options, "-o", tmp_path / run]
-        commands.append(Command(tmp_path / f"command-{len(commands)}", command, world=world, before=before))
+        commands.append(Command(tmp_path / f"command-{len(commands)}", command, world=world, before=before, told=told))
         return commands[-1]
 
     yield begin
@@ -325,3 +325,17 @@ def test_torchrun_and_devices_are_the_same(start, place, tmp_path):
     for printed, name in ((torchrun.out(), "torchrun"), (out, "devices")):
         assert sum("mIoU" in line for line in printed.splitlines()) == 1
         assert_same_run(tmp_path / name, tmp_path / "run")
+
+
+def test_tasks_of_slurm_are_the_processes_of_a_run(start, tmp_path):
+    finish(start("trainer.devices=2", world=2, run="slurm", told=slurm))
+    finish(start(world=2))
+    assert_same_run(tmp_path / "slurm", tmp_path / "run")
+
+
+def test_other_devices_than_slurm_has_tasks_are_refused_once(start, tmp_path):
+    command = start("trainer.devices=4", world=2, told=slurm)
+    assert command.wait() == [2, 2]
+    assert command.err().startswith("fcn-smp: trainer: You set `devices=4`")
+    assert (command.err().count("\n"), command.err(1)) == (1, "")
+    assert not (tmp_path / "run").exists()

@@ -539,18 +539,6 @@ def test_a_staged_run_that_has_not_begun_says_so(runs, tmp_path):
 # What it does in a browser.
 
 
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    playwright = pytest.importorskip("playwright.sync_api")
-    if chromium is None:
-        pytest.skip("there is no Chromium")
-    with playwright.sync_playwright() as started:
-        running = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
 @pytest.fixture
 def visit(browser, pages):
     """Open a page of a width and a colour scheme; whatever it complains of or asks the network for fails the test."""

@@ -645,14 +645,9 @@ def test_a_classifier_becomes_convolutional(imported, tmp_path, library, name, f
     torch.testing.assert_close(scores[:, :, 3, 3], expected, rtol=1e-3, atol=1e-4 * expected.std().item())
 
 
-def hollow(state):
-    """Return tensors of the same shapes that take no space in a file."""
-    return {name: value.new_zeros((), device="cpu").expand(value.shape) for name, value in state.items()}
-
-
 @pytest.mark.parametrize("name", ["vgg13", "vgg13_bn", "vgg16", "vgg19_bn"])
 def test_the_depth_of_a_classifier_is_found(tmp_path, name):
-    foreign.write_torch(tmp_path / "vgg.pth", hollow(classifier_of_torchvision(name).state_dict()))
+    foreign.write_torch(tmp_path / "vgg.pth", foreign.hollow(classifier_of_torchvision(name).state_dict()))
     result = import_weights(tmp_path / "vgg.pth", arch="fcn16s")
     assert result.segmenter.model.config["encoder_name"] == name
     assert result.source == f"a {name} classifier of torchvision or timm"
@@ -661,7 +656,7 @@ def test_the_depth_of_a_classifier_is_found(tmp_path, name):
 
 
 def test_a_classifier_may_have_more_classes_than_a_palette_has_colours(command, tmp_path):
-    foreign.write_torch(tmp_path / "vgg.pth", hollow(classifier_of_torchvision("vgg11", 300).state_dict()))
+    foreign.write_torch(tmp_path / "vgg.pth", foreign.hollow(classifier_of_torchvision("vgg11", 300).state_dict()))
     assert command(tmp_path / "vgg.pth", "-o", tmp_path / "model")[0] == 0
     segmenter = Segmenter.load(tmp_path / "model")
     assert len(segmenter.classes) == 300
@@ -670,7 +665,9 @@ def test_a_classifier_may_have_more_classes_than_a_palette_has_colours(command, 
 
 
 def test_a_file_is_found_by_any_name_from_where_one_stands(tmp_path, monkeypatch):
-    foreign.write_torch(tmp_path / "vgg11_from_torchvision", hollow(classifier_of_torchvision("vgg11").state_dict()))
+    foreign.write_torch(
+        tmp_path / "vgg11_from_torchvision", foreign.hollow(classifier_of_torchvision("vgg11").state_dict())
+    )
     monkeypatch.chdir(tmp_path)
     assert import_weights("vgg11_from_torchvision").segmenter.model.config["encoder_name"] == "vgg11"
 
@@ -748,7 +745,7 @@ def test_torchvisions_dilated_network_computes_the_same_to_the_last_bit(imported
 def test_torchvisions_dilated_network_is_known_by_its_layers(tmp_path, depth, auxiliary):
     with torch.device("meta"):
         state = dilated.__wrapped__(depth, auxiliary).state_dict()
-    foreign.write_torch(tmp_path / "fcn.pth", hollow(state))
+    foreign.write_torch(tmp_path / "fcn.pth", foreign.hollow(state))
     result = import_weights(tmp_path / "fcn.pth")
     assert result.source == f"torchvision's fcn_resnet{depth}"
     assert result.segmenter.model.config["encoder_name"] == f"tu-resnet{depth}"
@@ -760,7 +757,7 @@ def test_torchvisions_dilated_network_is_known_by_its_layers(tmp_path, depth, au
 def test_torchvisions_dilated_network_has_no_options(refused, tmp_path, options):
     with torch.device("meta"):
         state = dilated.__wrapped__(50).state_dict()
-    foreign.write_torch(tmp_path / "fcn.pth", hollow(state))
+    foreign.write_torch(tmp_path / "fcn.pth", foreign.hollow(state))
     refused(tmp_path / "fcn.pth", options=options)
 
 
@@ -1164,7 +1161,7 @@ def spoilt(state, name, shape):
     ],
 )
 def test_a_classifier_that_does_not_fit_is_refused(refused, tmp_path, name, shape):
-    state = hollow(classifier_of_torchvision("vgg11").state_dict())
+    state = foreign.hollow(classifier_of_torchvision("vgg11").state_dict())
     foreign.write_torch(tmp_path / "vgg.pth", spoilt(state, name, shape))
     refused(tmp_path / "vgg.pth")
 
@@ -1183,7 +1180,7 @@ def test_a_classifier_that_does_not_fit_is_refused(refused, tmp_path, name, shap
 )
 def test_a_dilated_network_that_does_not_fit_is_refused(refused, tmp_path, name, shape):
     with torch.device("meta"):
-        state = hollow(dilated.__wrapped__(50).state_dict())
+        state = foreign.hollow(dilated.__wrapped__(50).state_dict())
     foreign.write_torch(tmp_path / "fcn.pth", spoilt(state, name, shape))
     refused(tmp_path / "fcn.pth")
 
@@ -1309,7 +1306,7 @@ def test_only_an_fcn8s_is_trained_at_once(refused, tmp_path, network, form):
 
 def write_classifier(path, kind):
     if kind == "torchvision":
-        foreign.write_torch(path, hollow(classifier_of_torchvision("vgg11").state_dict()))
+        foreign.write_torch(path, foreign.hollow(classifier_of_torchvision("vgg11").state_dict()))
     else:
         path.write_bytes(foreign.caffemodel(classifier_of_caffe()))
     return path

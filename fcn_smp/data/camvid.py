@@ -27,7 +27,7 @@ class CamVid(SegmentationDataset):
         root: The folder or tar archive that holds ``CamVid``, or that folder itself, in the layout of SegNet
             (``train``, ``trainannot`` ...) or of image-segmentation-keras (``images_prepped_train``,
             ``annotations_prepped_train`` ...), whose ``test`` is SegNet's ``val``.
-        split: One of :attr:`splits`.
+        split: One of ``splits``.
         void_class: Make void a twelfth class, ``unlabelled``, as some trainers on these pictures do.
 
     Raises:
@@ -44,6 +44,7 @@ class CamVid(SegmentationDataset):
     splits: ClassVar[dict[str, str]] = {"train": "train", "val": "test", "test": ""}
     """Splits, and what image-segmentation-keras calls them."""
     sizes: ClassVar[dict[str, int]] = {"train": 367, "val": 101, "test": 233}
+    """Number of images of each split."""
 
     def __init__(self, root: Path, split: str, *, void_class: bool = False) -> None:
         if split not in self.splits:

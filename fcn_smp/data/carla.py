@@ -23,7 +23,7 @@ class CARLA(SegmentationDataset):
     Args:
         root: A folder (``dataA`` ... ``dataE``, or what holds some of them) in which, at any depth, the two folders lie
             side by side.
-        split: One of :attr:`shares`, or ``"all"``. There are no official splits, so they are drawn.
+        split: One of ``shares``, or ``"all"``. There are no official splits, so they are drawn.
 
     Raises:
         UserError: There are no such folders, or the split is unknown.

@@ -23,7 +23,13 @@ WEIGHTS: tuple[Method, ...] = ("median_frequency", "inverse_frequency")
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong, or worth a remark, in one sentence; ``split`` is None where it concerns both."""
+    """One thing that is wrong, or worth a remark.
+
+    Attributes:
+        kind: What kind of thing it is.
+        split: Where it was found; None where it concerns both splits.
+        message: It in one sentence.
+    """
 
     kind: Kind
     split: Split | None
@@ -58,7 +64,15 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found: problems, remarks on what may be as it should, and the numbers of both splits."""
+    """What was found in a data set.
+
+    Attributes:
+        classes: Name of each class.
+        train: The numbers of what is trained on.
+        val: The numbers of what is validated on.
+        problems: What is wrong.
+        remarks: What may be as it should.
+    """
 
     classes: Sequence[str]
     train: SplitReport
@@ -67,7 +81,7 @@ class Report:
     remarks: list[Finding]
 
     def weights(self, method: Method) -> list[float]:
-        """Return one weight for each class from the labels of the training split."""
+        """Return one weight for each class from the labels of the training split; all 0 where there are no labels."""
         if not self.train.counts.pixels.any():
             return [0.0] * len(self.classes)
         return [round(weight, 4) for weight in class_weights(self.train.counts, method)]
@@ -124,6 +138,9 @@ def check(
         val: What is validated on, of the same data set.
         allow_overlap: Samples that are in both splits are only worth a remark.
         advance: Called after each sample.
+
+    Returns:
+        The problems, the remarks and the counts; what is damaged or missing is among the problems, not raised.
     """
     datasets: dict[Split, SegmentationDataset] = {"train": train, "val": val}
     readings = {split: _read_all(dataset, split, advance) for split, dataset in datasets.items()}

@@ -33,7 +33,11 @@ class ClassCounts:
 
 
 def count_classes(dataset: SegmentationDataset) -> ClassCounts:
-    """Count the classes over all labels of ``dataset``."""
+    """Count the classes over all labels of ``dataset``.
+
+    Raises:
+        UserError: A label is missing or damaged.
+    """
 
     def histogram(index: int) -> npt.NDArray[np.int64]:
         label = dataset.read_label(index)
@@ -45,11 +49,14 @@ def count_classes(dataset: SegmentationDataset) -> ClassCounts:
 
 
 def cached_counts(dataset: SegmentationDataset, fingerprint: str) -> ClassCounts:
-    """Count as :func:`count_classes` does, or take what was counted before from the user's cache folder.
+    """Count as ``count_classes`` does, or take what was counted before from the user's cache folder.
 
     Args:
         dataset: The data set.
         fingerprint: What ``dataset.fingerprint()`` gives.
+
+    Raises:
+        UserError: A label is missing or damaged.
     """
     try:
         path = cache_folder() / f"class-counts/{fingerprint}.json"
@@ -90,6 +97,13 @@ def class_weights(counts: ClassCounts, method: Method) -> list[float]:
       mean of 1 (Cui et al., CVPR 2019). Pixels of one image are anything but independent, so images are counted.
 
     A class that never occurs weighs 0, and takes no part in median or mean.
+
+    Args:
+        counts: Of the training set.
+        method: One of those above.
+
+    Returns:
+        The weights, 0 or more, in the order of the classes.
     """
     present = counts.pixels > 0
     pixels, images, image_pixels = counts.pixels[present], counts.images[present], counts.image_pixels[present]

@@ -28,6 +28,10 @@ Selection = Mapping[str, Sequence[int | str] | Literal["rest"]]
 class IncompleteError(UserError):
     """Files of a data set are missing.
 
+    Args:
+        message: Which one, in a sentence.
+        dataset: The data set.
+
     Attributes:
         dataset: The data set all the same, for those who ask what else is wrong with it.
     """
@@ -42,7 +46,13 @@ class SizeError(UserError):
 
 
 class Sample(NamedTuple):
-    """One labelled image: ``image`` (H, W, 3) RGB and ``label`` (H, W), both uint8 at native size."""
+    """One labelled image at native size.
+
+    Attributes:
+        image: RGB, uint8 (H, W, 3).
+        label: Class of each pixel, uint8 (H, W); 255 is void.
+        id: Its name in the data set.
+    """
 
     image: Array
     label: Array
@@ -115,7 +125,11 @@ class SegmentationDataset(Dataset[Sample]):
         return Sample(image, label, self.files[index][0])
 
     def check_size(self, index: int, image: Array, label: Array) -> None:
-        """Raise :class:`SizeError` if the sample ``index`` has an image and a label of different size."""
+        """See that the image (H, W, 3) and the label (H, W) of the sample ``index`` are of one size.
+
+        Raises:
+            SizeError: They are not.
+        """
         if image.shape[:2] != label.shape:
             image_name, label_name = map(self.storage.locate, self.files[index][1:])
             raise SizeError(
@@ -124,12 +138,20 @@ class SegmentationDataset(Dataset[Sample]):
             )
 
     def read_image(self, index: int) -> Array:
-        """Read the image of the sample ``index`` alone, uint8 (H, W, 3) RGB."""
+        """Read the image of the sample ``index`` alone, uint8 (H, W, 3) RGB.
+
+        Raises:
+            UserError: The file is missing or damaged.
+        """
         path = self.files[index][1]
         return decode_image(self.storage.read(path), self.storage.locate(path))
 
     def read_label(self, index: int) -> Array:
-        """Read the label of the sample ``index`` alone, uint8 (H, W)."""
+        """Read the label of the sample ``index`` alone, uint8 (H, W).
+
+        Raises:
+            UserError: The file is missing or damaged, or a pixel is no class.
+        """
         if self.samples is not None:
             return self.samples[index].label
         path = self.files[index][2]
@@ -154,7 +176,7 @@ class SegmentationDataset(Dataset[Sample]):
         an image that is replaced by another one of as many bytes goes unnoticed.
 
         Raises:
-            UserError: A file is missing, or a label is damaged and :attr:`decode` is one of the user's own.
+            UserError: A file is missing, or a label is damaged and ``decode`` is one of the user's own.
         """
         settings = _settings(self.decode)
 
@@ -172,7 +194,7 @@ class SegmentationDataset(Dataset[Sample]):
         return digest.hexdigest()
 
     def readable(self) -> tuple[Self, list[str]]:
-        """Return the samples that can be read, and why each of the others cannot."""
+        """Read all samples; return those that can be read, and a sentence for each of the others on why it cannot."""
 
         def complaint(index: int) -> str | None:
             try:
@@ -249,7 +271,7 @@ def _line(values: Sequence[Any]) -> bytes:
 
 
 def decode_image(content: bytes, name: str) -> Array:
-    """Decode an image file as :func:`upright_rgb` does.
+    """Decode an image file as ``upright_rgb`` does.
 
     Raises:
         UserError: The file is not an image or is damaged; ``name`` is how the message calls it.
@@ -283,7 +305,11 @@ def is_picture(path: str) -> bool:
 
 
 def read_image(path: Path) -> Array:
-    """Read an image file as :func:`decode_image` does."""
+    """Read an image file as ``decode_image`` does.
+
+    Raises:
+        UserError: There is no such file, or it is damaged.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:

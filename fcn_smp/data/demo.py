@@ -21,7 +21,7 @@ class DemoScenes(SegmentationDataset):
 
     Args:
         root: Where they lie or are to lie; ``None`` is ``fcn_smp/demo-scenes-v1`` in the user's cache folder.
-        split: One of :attr:`splits`.
+        split: One of ``splits``.
 
     Raises:
         UserError: The split is unknown, or ``root`` holds something else or cannot be written.
@@ -49,7 +49,11 @@ def split_ids(split: str) -> list[str]:
 
 
 def provide_scenes(root: Path) -> None:
-    """Write the scenes to a folder unless they are there, whole or not at all."""
+    """Write the scenes to a folder unless they are there, whole or not at all.
+
+    Raises:
+        UserError: The folder holds something else, or cannot be written.
+    """
     try:
         if root.is_file() or (root.is_dir() and any(root.iterdir())):
             if not holds_scenes(root):

@@ -95,7 +95,8 @@ def _pictures(storage: Storage, folder: str) -> dict[str, str]:
             continue
         stem = inside.rpartition(".")[0]
         if stem in found:
-            raise UserError(f"{storage.locate(path)} and {found[stem]} have one name; each image needs one of its own.")
+            first, second = storage.locate(found[stem]), storage.locate(path)
+            raise UserError(f"{first} and {second} have one name; each image needs one of its own.")
         found[stem] = path
     if not found:
         raise UserError(f"There are no pictures in {storage.locate(folder)}.")

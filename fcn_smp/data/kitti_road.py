@@ -25,7 +25,7 @@ class KITTIRoad(SegmentationDataset):
 
     Args:
         root: The folder that holds ``data_road``, or that folder itself.
-        split: One of :attr:`shares`, or ``"all"``.
+        split: One of ``shares``, or ``"all"``.
 
     Raises:
         UserError: The data set is not there, or the split is unknown.
@@ -37,6 +37,7 @@ class KITTIRoad(SegmentationDataset):
     shares: ClassVar[dict[str, float]] = {"train": 0.8, "val": 0.2}
     """Splits, drawn with the seed 42."""
     sizes: ClassVar[dict[str, int]] = {"train": 231, "val": 58, "all": 289}
+    """Number of images of each split."""
 
     def __init__(self, root: Path, split: str) -> None:
         storage = open_storage(Path(root))

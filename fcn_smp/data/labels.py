@@ -102,7 +102,7 @@ def decode_numbers(content: bytes, name: str, channel: int | None = None) -> Arr
     Args:
         content: The file.
         name: What a message calls it.
-        channel: As in :class:`Numbers`.
+        channel: As in ``Numbers``.
 
     Raises:
         UserError: The file is damaged, or its pixels are no numbers.

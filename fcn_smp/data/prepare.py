@@ -73,8 +73,12 @@ def _voc_source(year: int, name: str, checksum: str, split: str, optional: str =
         names=(name,),
         layouts={f"VOC{year}/ImageSets/Segmentation/{split}.txt": "VOCdevkit"},
         check=_check_splits(year, split),
+        # The first is the official address since September 2025, to which the second leads (say those who run both,
+        # https://github.com/pytorch/vision/pull/9216); the others are a mirror.
         urls=(
+            f"https://thor.robots.ox.ac.uk/pascal/VOC/voc{year}/{name}",
             f"http://host.robots.ox.ac.uk/pascal/VOC/voc{year}/{name}",
+            f"https://data.pjreddie.com/files/{name}",
             f"https://pjreddie.com/media/files/{name}",
         ),
         checksums=(checksum,),
@@ -188,7 +192,7 @@ def prepare(
     """Bring a data set into a folder, so far as it is not there; what an interrupted call has done stays.
 
     Args:
-        name: One of :data:`PREPARATIONS`.
+        name: One of ``PREPARATIONS``.
         root: The folder; archives that lie in it under their usual names are used.
         archives: Archives that lie elsewhere or under other names.
         download: Fetch what is nowhere to be found.

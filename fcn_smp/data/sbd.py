@@ -38,7 +38,7 @@ class SBD(SegmentationDataset):
     Args:
         root: The folder that holds ``benchmark_RELEASE/dataset`` or ``dataset``, or that folder itself, prepared by
             ``fcn-smp data prepare sbd``.
-        split: One of :attr:`splits`.
+        split: One of ``splits``.
 
     Raises:
         UserError: The data set is not there or not prepared, or the split is unknown.
@@ -100,7 +100,7 @@ def convert(root: Path, progress: Progress) -> int:
     needs its ``if __name__ == "__main__"``.
 
     Args:
-        root: As for :class:`SBD`.
+        root: As for ``SBD``.
         progress: Told of the labels that are done.
 
     Returns:

@@ -281,7 +281,7 @@ def draw_things(rng: Generator, front: str, size: Size) -> Iterator[tuple[float,
 
 
 def draw_scene(rng: Generator) -> tuple[Image.Image, Array]:
-    """Draw a scene: an RGB picture of :data:`SIZE` and its label, uint8 (H, W)."""
+    """Draw a scene: an RGB picture of ``SIZE`` and its label, uint8 (H, W)."""
     front = str(rng.choice(["road", "lake", "meadow"], p=[0.4, 0.4, 0.2]))
     canvas = draw_landscape(rng, front)
     owner, labels = Image.new("L", canvas.size), [0]

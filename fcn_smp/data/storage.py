@@ -21,11 +21,11 @@ class Storage(Protocol):
         ...
 
     def read(self, path: str) -> bytes:
-        """Return the content of a file; raise :class:`~fcn_smp.errors.UserError` if there is none."""
+        """Return the content of a file; raise ``UserError`` if there is none."""
         ...
 
     def size(self, path: str) -> int:
-        """Return the size of a file in bytes; raise :class:`~fcn_smp.errors.UserError` if there is none."""
+        """Return the size of a file in bytes; raise ``UserError`` if there is none."""
         ...
 
     def locate(self, path: str) -> str:

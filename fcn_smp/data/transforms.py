@@ -66,14 +66,14 @@ class Preprocess:
     """Turn an image into what the network expects.
 
     Args:
-        mean: As of :class:`Normalize`.
+        mean: As of ``Normalize``.
         std: Likewise.
         input_space: Likewise.
         input_range: Likewise.
         resize: Height and width to which every image is stretched, in pixels; None: it keeps its size.
 
     Attributes:
-        normalize: What is left to be done with the images of :meth:`resized`, for a batch on its device.
+        normalize: What is left to be done with the images of ``resized``, for a batch on its device.
         stretch: The transforms, one or none, that resize image and label.
         gray: Mean colour, RGB from 0 to 255, rounded.
     """

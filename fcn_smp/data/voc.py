@@ -38,7 +38,7 @@ class VOCSegmentation(SegmentationDataset):
 
     Args:
         root: The folder or tar archive that holds ``VOCdevkit/VOC<year>``, or that folder itself.
-        split: One of :attr:`splits` of the year, or the path of a text file with one id a line.
+        split: One of ``splits`` of the year, or the path of a text file with one id a line.
             ``auto`` is ``train_aug`` where its labels are present, else ``train``.
         year: 2007 or 2012.
 

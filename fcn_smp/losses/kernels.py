@@ -24,7 +24,7 @@ _BLOCK = 128
 def upsampled_cross_entropy(
     scores: CoarseScores, target: Tensor, weight: Tensor | None, ignore_index: int, label_smoothing: float
 ) -> Tensor:
-    """Return what :func:`fcn_smp.losses.upsampled_cross_entropy` does, of scores that are to be interpolated.
+    """Return what ``fcn_smp.losses.upsampled_cross_entropy`` does, of scores that are to be interpolated.
 
     A label that is no class makes it NaN.
     """

@@ -13,7 +13,9 @@ from fcn_smp.losses.cross_entropy import upsampled_cross_entropy
 from fcn_smp.models.coarse import CoarseScores
 
 Term = Literal["cross_entropy", "dice", "lovasz", "focal"]
+"""A loss that may be part of the sum."""
 CROSS_ENTROPY: Final[Mapping[Term, float]] = MappingProxyType({"cross_entropy": 1.0})
+"""The default: cross-entropy alone."""
 
 
 class SegmentationLoss(nn.Module):
@@ -117,8 +119,8 @@ class SegmentationLoss(nn.Module):
         Args:
             logits: (N, C, H, W), or with ``binary`` (N, 1, H, W); or the scores that they are interpolated from.
             target: int64 labels (N, H, W).
-            normalizer: Sum of :meth:`normalizer` over the pieces of which this is one. None: of this piece alone. A
-                sum over pixels does not need it.
+            normalizer: Sum of what the method ``normalizer`` gives, over the pieces of which this is one. None: that of
+                this piece alone. A sum over pixels does not need it.
             parts: Number of these pieces.
 
         Raises:

@@ -101,6 +101,15 @@ class Resized(AsItIs):
 def for_any_size(encoder: Any, name: str, in_channels: int) -> AsItIs:
     """Return what makes ``encoder`` take an image of any size, from one pixel on.
 
+    Args:
+        encoder: An encoder of SMP or timm; it is tried without arithmetic, on a copy.
+        name: What messages call it.
+        in_channels: Channels of its input.
+
+    Returns:
+        A module that gives the encoder the image as it is, enlarged, padded or resized, and whose ``restore`` brings
+        the scores back to the image's size.
+
     Raises:
         ValueError: It does not even take an image of its own size, which its arguments do not allow for.
     """

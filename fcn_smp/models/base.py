@@ -15,7 +15,16 @@ from fcn_smp.models.coarse import CoarseScores
 
 
 class Network(SegmentationModel):
-    """A model of SMP that takes any input size and whose card tells the import that loading needs."""
+    """A model of SMP that takes any input size and whose card tells the import that loading needs.
+
+    Attributes:
+        encoder: Maps an image to a list of features, the first of the image's size.
+        decoder: Maps these to scores of the classes.
+        segmentation_head: The activation behind the scores, most often none.
+        classification_head: What ``aux_params`` asked for, or None.
+        name: The architecture and the encoder: ``"fcn8s-resnet34"``.
+        config: The arguments, as ``save_pretrained`` keeps them.
+    """
 
     requires_divisible_input_shape = False
     config: dict[str, Any]
@@ -43,7 +52,13 @@ class Network(SegmentationModel):
     def add_heads(
         self, encoder_name: str, activation: str | Callable[..., Any] | None, aux_params: dict[str, Any] | None
     ) -> None:
-        """Add what SMP expects behind a decoder whose scores are the logits, and the network's name."""
+        """Add what SMP expects behind a decoder whose scores are the logits, and the network's name.
+
+        Args:
+            encoder_name: What the name ends with.
+            activation: Applied to the logits, as SMP knows it.
+            aux_params: Arguments of SMP's classification head, if there is to be one.
+        """
         self.segmentation_head = nn.Sequential(nn.Identity(), Activation(activation))
         width = self.encoder.out_channels[-1]
         self.classification_head = ClassificationHead(in_channels=width, **aux_params) if aux_params else None
@@ -54,8 +69,13 @@ class Network(SegmentationModel):
     def forward(self, x: Tensor, upsample: bool = True) -> Any:
         """Map an image (N, in_channels, H, W) to logits (N, classes, H, W), with ``aux_params`` also to its labels.
 
-        Where ``upsample`` is False and the network ends in an interpolation of scores, that is left out: :meth:`coarse`
-        says where these lie in the image.
+        Args:
+            x: Float images, normalised as the encoder's weights expect.
+            upsample: Where it is False, and the network ends in an interpolation of scores, that is left out, and the
+                scores are (N, classes, h, w); ``place`` says where these lie in the image.
+
+        Returns:
+            The logits; with ``aux_params`` a pair of them and the labels' logits (N, aux classes).
         """
         features = self.encoder(self.any_size(x))
         masks = self.score(features, x, upsample)
@@ -64,22 +84,37 @@ class Network(SegmentationModel):
         return masks
 
     def score(self, features: list[Tensor], x: Tensor, upsample: bool) -> Tensor:
-        """Map the encoder's features of an image to what :meth:`forward` returns."""
+        """Map the encoder's features of an image to the first of what ``forward`` returns.
+
+        Args:
+            features: What the encoder gives, each (N, C_k, H_k, W_k).
+            x: The image (N, in_channels, H, W), for its size.
+            upsample: As of ``forward``.
+        """
         masks: Tensor = self.segmentation_head(self.any_size.restore(self.decoder(features), x))
         return masks
 
     def coarse(self, x: Tensor) -> CoarseScores:
         """Map an image (N, in_channels, H, W) to its scores before the last upsampling, where that is interpolation.
 
-        The same as :meth:`forward`, but the logits of the pixels, many times as large, are left to be interpolated:
-        :class:`fcn_smp.losses.SegmentationLoss` takes the scores as they are.
+        The same as ``forward``, but the logits of the pixels, many times as large, are left to be interpolated:
+        ``fcn_smp.losses.SegmentationLoss`` takes the scores as they are. Networks that do not end in an interpolation
+        give their logits.
         """
         output = self(x, upsample=False)
         scores = output if self.classification_head is None else output[0]
         return self.place(scores, x.shape[2:])
 
     def place(self, scores: Tensor, size: Sequence[int]) -> CoarseScores:
-        """Say where the pixels of an image of a size (H, W) lie on the scores that were not upsampled."""
+        """Say where the pixels of an image lie on the scores that were not upsampled.
+
+        ``coarse`` in two steps, for a network that is wrapped, by ``torch.compile`` or ``DistributedDataParallel``:
+        ``model.place(wrapped(images, upsample=False), images.shape[2:])``.
+
+        Args:
+            scores: What ``forward`` gave without the last upsampling, (N, classes, h, w).
+            size: Height and width of the image in pixels.
+        """
         return CoarseScores(scores)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:

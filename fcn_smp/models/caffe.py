@@ -22,7 +22,16 @@ BORDER = PADDING - 1
 
 
 def check_caffe(depth: int, hidden_channels: int | None, hidden_kernel: int | None) -> None:
-    """Raise a ValueError where there is no such network."""
+    """See that there is such a network.
+
+    Args:
+        depth: As ``encoder_depth``.
+        hidden_channels: As ``decoder_hidden_channels``.
+        hidden_kernel: As ``decoder_hidden_kernel``.
+
+    Raises:
+        ValueError: There is none.
+    """
     if depth != 5:
         raise ValueError(f"decoder_alignment='caffe' needs encoder_depth 5, got {depth}.")
     if hidden_channels == 0 or hidden_kernel not in (None, 7):
@@ -81,7 +90,7 @@ class FuseCropped(nn.Module):
     Args:
         channels: Number of channels C.
         offset: Rows and columns of the skip that are left out at the top and left.
-        learned: As in :class:`fcn_smp.models.upsampling.TransposedConv`.
+        learned: As in ``fcn_smp.models.upsampling.TransposedConv``.
     """
 
     def __init__(self, channels: int, offset: int, *, learned: bool) -> None:
@@ -116,7 +125,7 @@ class UpsampleCropped(nn.Module):
         return crop(scores, self.offset, feature.shape[2] - self.borders, feature.shape[3] - self.borders)
 
     def places(self, length: int, size: int) -> Tensor:
-        """Return where so many pixels of an axis lie on the map, as :class:`CoarseScores` takes it.
+        """Return where so many pixels of an axis lie on the map, as ``CoarseScores`` takes it.
 
         At the border they may lie outside the map, where the transposed convolution fades to zero.
         """
@@ -124,7 +133,13 @@ class UpsampleCropped(nn.Module):
 
 
 def caffe_alignment(classes: int, strides: Sequence[int], *, learned: bool) -> tuple[list[nn.Module], nn.Module]:
-    """Return one module for each skip that fuses its scores with the coarser ones, and the last upsampling."""
+    """Return one module for each skip that fuses its scores with the coarser ones, and the last upsampling.
+
+    Args:
+        classes: Number of classes C.
+        strides: Stride of each tap from 32 on, coarse to fine.
+        learned: Whether the upsampling between taps is learned.
+    """
     offsets, last = crop_offsets(strides)
     fusions: list[nn.Module] = [FuseCropped(classes, offset, learned=learned) for offset in offsets]
     return fusions, UpsampleCropped(classes, strides[-1], last)

@@ -38,13 +38,18 @@ class Band(NamedTuple):
         scores = scores[..., self.sources, :]
         if self.weights is None or self.columns is None:
             return scores
-        return self.weights @ (scores @ self.columns.mT)
+        # Rows lie first in memory, so that each step is one product of two matrices, not one for each class.
+        wide = scores.movedim(-2, 0).flatten(0, -2) @ self.columns.mT
+        rows = self.weights @ wide.view(len(self.weights.mT), -1)
+        return rows.view(-1, *scores.shape[:-2], len(self.columns)).movedim(0, -2)
 
     def downsample(self, gradient: Tensor) -> Tensor:
         """Map a gradient with respect to the pixels' scores (..., r, W) to that of the map's (..., k, w)."""
         if self.weights is None or self.columns is None:
             return gradient
-        return (self.weights.mT @ gradient) @ self.columns
+        rows = self.weights.mT @ gradient.movedim(-2, 0).flatten(1)
+        narrow = rows.view(-1, len(self.columns)) @ self.columns
+        return narrow.view(len(rows), *gradient.shape[:-2], -1).movedim(0, -2)
 
 
 class CoarseScores(NamedTuple):

@@ -1,6 +1,6 @@
 """The dilated network that torchvision calls FCN (``fcn_resnet50``, ``fcn_resnet101``), for any encoder that dilates.
 
-It is not the network of Long, Shelhamer and Darrell, which :mod:`fcn_smp.models.fcn` holds. That one scores maps of
+It is not the network of Long, Shelhamer and Darrell, which ``fcn_smp.models.fcn`` holds. That one scores maps of
 several strides and sums the scores. This one trades the strides of the encoder's last stages for dilation, so that its
 last map keeps stride 8, and scores that map alone:
 
@@ -62,7 +62,7 @@ class DilatedFCN(Network):
 
     Input: float tensor (N, in_channels, H, W), normalised as the encoder's weights expect, of any height and width
     that the encoder takes. Output: logits (N, classes, H, W), in training as in evaluation; with ``aux_params`` also
-    (N, aux classes). :meth:`forward_auxiliary` gives the auxiliary logits.
+    (N, aux classes). ``forward_auxiliary`` gives the auxiliary logits.
 
     ``tu-resnet50`` and ``tu-resnet101`` are the encoders of torchvision's ``fcn_resnet50`` and ``fcn_resnet101``, and
     compute the same numbers from the same weights (``tu-resnet50.tv_in1k`` starts from torchvision's). SMP's own
@@ -145,7 +145,7 @@ class DilatedFCN(Network):
         The encoder runs once. torchvision's recipe weights the auxiliary loss by 0.5, mmsegmentation's by 0.4.
 
         Args:
-            x: The input of :meth:`forward`, (N, in_channels, H, W).
+            x: The input of ``forward``, (N, in_channels, H, W).
 
         Returns:
             Logits and auxiliary logits, both (N, classes, H, W), and both after ``activation``. The labels of

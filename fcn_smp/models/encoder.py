@@ -30,7 +30,9 @@ class Preprocessing(NamedTuple):
     mean: tuple[float, ...]
     """Of each channel, in the order of ``input_space`` and for values in ``input_range``."""
     std: tuple[float, ...]
+    """Standard deviation of each channel, likewise."""
     input_space: Literal["RGB", "BGR"] = "RGB"
+    """Order of the channels."""
     input_range: tuple[float, float] = (0, 1)
     """Smallest and largest value of a channel before the mean is subtracted: (0, 1) or (0, 255)."""
     resize: tuple[int, int] | None = None
@@ -67,12 +69,15 @@ def build_encoder(name: str, *, in_channels: int, depth: int, weights: str | Non
     """Build an encoder of SMP or timm.
 
     Args:
-        name: A name as :func:`resolve_encoder_name` takes it.
+        name: A name as ``resolve_encoder_name`` takes it.
         in_channels: Channels of the input; weights of three channels are adapted to them.
         depth: Number of halvings, 3 to 5.
         weights: A name of pretrained weights (``"imagenet"``), None for random ones, or the path of a file
             (safetensors, or a PyTorch state dict) that holds the whole encoder; a classifier beside it is skipped.
         kwargs: ``output_stride``, or arguments of a timm model.
+
+    Returns:
+        A module that maps an image (N, in_channels, H, W) to a list of features, as those of SMP do.
 
     Raises:
         ValueError: The name, the depth, the weights or the file do not fit.
@@ -126,6 +131,13 @@ def encoder_preprocessing(name: str, weights: str | None = None) -> Preprocessin
 
     For named weights of SMP's own encoders SMP is asked, as it is for the weights themselves. Everything else is
     answered offline, from timm's configuration of the same network; without one, by ImageNet's usual values.
+
+    Args:
+        name: Name of the encoder, as the networks take it.
+        weights: Name of its weights, the path of a file, or None.
+
+    Raises:
+        ValueError: There is no such encoder.
     """
     smp_name = resolve_encoder_name(name)
     if not smp_name.startswith("tu-") and weights is not None and weight_file(weights) is None:

@@ -54,12 +54,12 @@ class FCNDecoder(nn.Module):
         self.upsample = upsample
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Map the encoder's features, the first at stride 1, to scores (N, C, H, W) of the input's size."""
+        """Map the encoder's features (N, C_k, H_k, W_k), the first at stride 1, to scores (N, C, H, W) of its size."""
         output: Tensor = self.upsample(self.fuse(features), features[0])
         return output
 
     def fuse(self, features: list[Tensor]) -> Tensor:
-        """Map the encoder's features to scores (N, C, h, w) before the last upsampling."""
+        """Map the encoder's features to scores (N, C, h, w), those of the finest tap, before the last upsampling."""
         taps = self.taps(features)
         scores: Tensor = self.score(self.hidden(taps[0]))
         for k, (skip_score, fuse) in enumerate(zip(self.skip_scores, self.fusions)):  # noqa: B905
@@ -79,10 +79,10 @@ def _score(channels: int, classes: int) -> nn.Conv2d:
 class FCN(Network):
     """Fully convolutional network: an encoder, and a decoder that scores its maps and sums the scores.
 
-    Input: float tensor (N, in_channels, H, W), normalised as the encoder's weights expect, of any height and width
-    that the encoder takes. Output: logits (N, classes, H, W); with ``aux_params`` also (N, aux classes).
+    Input: float tensor (N, in_channels, H, W), normalised as the encoder's weights expect, of any height and width.
+    Output: logits (N, classes, H, W); with ``aux_params`` also (N, aux classes).
 
-    Use one of the subclasses :class:`FCN32s`, :class:`FCN16s`, :class:`FCN8s`, :class:`FCN4s`, :class:`FCN2s`, or
+    Use one of the subclasses ``FCN32s``, ``FCN16s``, ``FCN8s``, ``FCN4s``, ``FCN2s``, or
     ``smp.create_model("fcn8s", ...)``.
 
     Args:
@@ -124,6 +124,7 @@ class FCN(Network):
     """
 
     finest_stride: ClassVar[int]
+    """Stride of the finest map that is scored, and the factor of the last upsampling."""
 
     @supports_config_loading
     def __init__(
@@ -197,7 +198,12 @@ class FCN(Network):
         return scores
 
     def place(self, scores: Tensor, size: Sequence[int]) -> CoarseScores:
-        """Say where the pixels of an image of a size (H, W) lie on the scores that were not upsampled."""
+        """Say where the pixels of an image lie on the scores (N, C, h, w) that were not upsampled.
+
+        Args:
+            scores: What ``forward`` gave without the last upsampling.
+            size: Height and width of the image in pixels.
+        """
         if not self.is_coarse:
             return super().place(scores, size)
         upsample: Any = self.decoder.upsample
@@ -222,7 +228,7 @@ def _checked_scales(scales: Sequence[float] | None, skips: int) -> Sequence[floa
 class FCN32s(FCN):
     """FCN-32s: the coarsest map alone, upsampled 32 times in one step (Long et al., CVPR 2015, section 4.1).
 
-    Arguments, input and output are those of :class:`FCN`.
+    Arguments, input and output are those of ``FCN``.
     """
 
     finest_stride = 32
@@ -231,7 +237,7 @@ class FCN32s(FCN):
 class FCN16s(FCN):
     """FCN-16s: the maps of stride 32 and 16, the sum upsampled 16 times (section 4.2).
 
-    Arguments, input and output are those of :class:`FCN`.
+    Arguments, input and output are those of ``FCN``.
     """
 
     finest_stride = 16
@@ -240,7 +246,7 @@ class FCN16s(FCN):
 class FCN8s(FCN):
     """FCN-8s: the maps of stride 32, 16 and 8, the sum upsampled 8 times (section 4.2).
 
-    Arguments, input and output are those of :class:`FCN`.
+    Arguments, input and output are those of ``FCN``.
     """
 
     finest_stride = 8
@@ -249,7 +255,7 @@ class FCN8s(FCN):
 class FCN4s(FCN):
     """FCN-4s: one more skip than the paper takes, from the map of stride 4.
 
-    Arguments, input and output are those of :class:`FCN`.
+    Arguments, input and output are those of ``FCN``.
     """
 
     finest_stride = 4
@@ -258,7 +264,7 @@ class FCN4s(FCN):
 class FCN2s(FCN):
     """FCN-2s: two more skips than the paper takes, from the maps of stride 4 and 2.
 
-    Arguments, input and output are those of :class:`FCN`.
+    Arguments, input and output are those of ``FCN``.
     """
 
     finest_stride = 2

@@ -19,7 +19,15 @@ def build_hidden(
     dropout: float | None,
     padded: bool = True,
 ) -> tuple[nn.Module, int]:
-    """Build the hidden layers for a map of ``in_channels``; None stands for the encoder family's default.
+    """Build the hidden layers for a map; None stands for the encoder family's default.
+
+    Args:
+        in_channels: Channels of the map.
+        vgg: Whether the encoder is a VGG, whose hidden layers are fc6 and fc7.
+        channels: Width of the hidden layers; 0 for none.
+        kernel: Kernel size of the first one, odd.
+        dropout: Dropout rate, in [0, 1).
+        padded: Keep the map's size; only fc6 can do without.
 
     Returns:
         The layers, which keep the map's size if they are ``padded``, and the number of channels that they give.
@@ -47,7 +55,12 @@ def build_hidden(
 
 
 def fc6_fc7(in_channels: int, channels: int, kernel: int, dropout: float, padding: int) -> nn.Sequential:
-    """Build VGG's two fully connected layers as convolutions: (N, in_channels, h, w) to (N, channels, h, w)."""
+    """Build VGG's two fully connected layers as convolutions: (N, in_channels, h, w) to (N, channels, h, w).
+
+    Without padding the result is smaller by ``kernel`` - 1 pixels a side.
+
+    Source: Long et al., CVPR 2015, section 3.1.
+    """
     return nn.Sequential(
         nn.Conv2d(in_channels, channels, kernel, padding=padding),
         nn.ReLU(inplace=True),
@@ -80,7 +93,7 @@ def start_from_classifier(
     """Let fc6 and fc7 start from an ImageNet classifier, if there is one.
 
     Args:
-        hidden: The layers of :func:`fc6_fc7`.
+        hidden: The layers of ``fc6_fc7``.
         weights: ``"classifier"`` for the one that comes with the encoder's weights, ``"imagenet"``, the path of a file,
             or None.
         encoder_name: Name of the VGG encoder.
@@ -112,7 +125,7 @@ def transplant(hidden: nn.Module, classifier: Mapping[str, Tensor]) -> None:
     VGG's layers smaller (Chen et al., ICLR 2015).
 
     Args:
-        hidden: The layers of :func:`fc6_fc7`.
+        hidden: The layers of ``fc6_fc7``.
         classifier: ``fc6.weight`` (N, C, k, k), ``fc7.weight`` (N, N, 1, 1), ``fc6.bias`` and ``fc7.bias`` (N).
 
     Raises:

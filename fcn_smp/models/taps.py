@@ -22,7 +22,7 @@ class Taps(nn.Module):
       score is linear, so resampling the map first would only cost more.
 
     Args:
-        encoder: An encoder as SMP or :class:`fcn_smp.models.timm_encoder.TimmEncoder` builds it.
+        encoder: An encoder as SMP or ``fcn_smp.models.timm_encoder.TimmEncoder`` builds it.
         finest_stride: The smallest stride asked for: 32, 16, 8, 4 or 2.
 
     Attributes:

@@ -29,7 +29,8 @@ class TimmEncoder(TimmUniversalEncoder):
         in_channels: Channels of the input.
         depth: The highest level, 3 to 5; what the model has beyond it is not built, where timm can leave it out.
         pretrained: Load timm's weights.
-        kwargs: Arguments of the model (``output_stride``, ``img_size``).
+        output_stride: Stride of the last map: 32, or 8 or 16 where the model can dilate.
+        kwargs: Other arguments of the model (``img_size``).
 
     Attributes:
         strides: Stride of each feature; 0 where there is none, as its number of channels is.

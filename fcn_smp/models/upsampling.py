@@ -85,7 +85,7 @@ class FuseUpsampled(nn.Module):
 
     Args:
         channels: Number of channels C.
-        learned: As in :class:`TransposedConv`.
+        learned: As in ``TransposedConv``.
     """
 
     def __init__(self, channels: int, *, learned: bool = False) -> None:
@@ -136,7 +136,7 @@ class Upsample(nn.Module):
         return crop(scores, 0, height, width)
 
     def places(self, length: int, size: int) -> Tensor:
-        """Return where so many pixels of an axis lie on a map of ``length``, as :class:`CoarseScores` takes it."""
+        """Return where so many pixels of an axis lie on a map of ``length``, as ``CoarseScores`` takes it."""
         return ((torch.arange(size) + 0.5) / self.factor - 0.5).clamp(0, length - 1)
 
 
@@ -144,7 +144,7 @@ class FuseInterpolated(nn.Module):
     """Interpolate scores and add them to those of a skip whose stride is not half of theirs.
 
     Args:
-        factor: As in :class:`Upsample`.
+        factor: As in ``Upsample``.
     """
 
     def __init__(self, factor: float) -> None:
@@ -158,7 +158,13 @@ class FuseInterpolated(nn.Module):
 
 
 def same_alignment(classes: int, strides: Sequence[int], *, learned: bool) -> tuple[list[nn.Module], nn.Module]:
-    """Return one module for each skip that fuses its scores with the coarser ones, and the last upsampling."""
+    """Return one module for each skip that fuses its scores with the coarser ones, and the last upsampling.
+
+    Args:
+        classes: Number of classes C.
+        strides: Stride of each tap, coarse to fine.
+        learned: Whether the upsampling between taps is learned, where one stride is half of the other.
+    """
     fusions: list[nn.Module] = [
         FuseUpsampled(classes, learned=learned) if coarse == 2 * fine else FuseInterpolated(coarse / fine)
         for coarse, fine in pairwise(strides)

@@ -46,7 +46,7 @@ class Run:
         scores: What ``scores.json`` holds.
         images: The scores of each image of the split.
         samples: Pictures by the row of their image.
-        counts: Pixels of each image and class, int64 (N, 3, C), as :mod:`fcn_smp.resampling` has them.
+        counts: Pixels of each image and class, int64 (N, 3, C), as ``fcn_smp.resampling`` has them.
     """
 
     name: str
@@ -92,7 +92,7 @@ def read_stages(directory: Path, split: str | None = None) -> list[Run]:
     """Read the stages of a staged run that have begun, in their order; of another run nothing.
 
     Raises:
-        UserError: As :func:`read_run`, or none has begun.
+        UserError: As ``read_run``, or none has begun.
     """
     stages = _read_recipe(directory).stages
     begun = [directory / name for name in stages if (directory / name / "recipe.yaml").is_file()]

@@ -68,7 +68,7 @@ def save(path: Path, **content: Any) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; its ``state``, if it has one, as a :class:`State`.
+    """Read a checkpoint; its ``state``, if it has one, as a ``State``.
 
     Raises:
         UserError: It cannot be read.

@@ -71,7 +71,7 @@ class Health:
         self._said: set[str] = set()
 
     def step(self, step: int, batch: Batch, void: int, other: bool, something: bool) -> None:
-        """Look at what :func:`symptoms` found in a step, counted from 0."""
+        """Look at what ``symptoms`` found in a step, counted from 0."""
         self.void += void
         self.crops += len(batch.indices)
         if void == len(batch.indices):

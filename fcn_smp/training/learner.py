@@ -115,7 +115,7 @@ class Learner:
             watch: Told what takes how long.
 
         Returns:
-            This share's part of the loss, and the three numbers of :func:`fcn_smp.training.health.symptoms`.
+            This share's part of the loss, and the three numbers of ``fcn_smp.training.health.symptoms``.
         """
         pieces = self.recipe.trainer.accumulate
         if not self._is_sorted:
@@ -191,7 +191,7 @@ class Learner:
         }
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` gave."""
+        """Go on from what ``state_dict`` gave."""
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.fabric.strategy.precision.load_state_dict(content["precision"])

@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     """What the device is given; of a single sample the first dimension is missing.
 
     Attributes:
-        images: RGB, uint8 (N, H, W, 3), for :class:`fcn_smp.data.transforms.Normalize` on the device.
+        images: RGB, uint8 (N, H, W, 3), for ``fcn_smp.data.transforms.Normalize`` on the device.
         labels: uint8 (N, H, W).
         indices: Place of each in its data set, int64 (N,).
     """
@@ -30,7 +30,13 @@ class Batch(NamedTuple):
 
 
 class TrainingSamples(Dataset[Batch]):
-    """Augmented samples by (epoch, index)."""
+    """Augmented samples by (epoch, index).
+
+    Args:
+        dataset: The images.
+        augment: What happens to them.
+        seed: Of the augmentation, together with epoch and index.
+    """
 
     def __init__(self, dataset: SegmentationDataset, augment: Augment, seed: int) -> None:
         self.dataset = dataset
@@ -45,7 +51,12 @@ class TrainingSamples(Dataset[Batch]):
 
 
 class WholeSamples(Dataset[Batch]):
-    """Whole images at native size by (epoch, index)."""
+    """Whole images at native size by (epoch, index).
+
+    Args:
+        dataset: The images.
+        preprocess: May resize them.
+    """
 
     def __init__(self, dataset: SegmentationDataset, preprocess: Preprocess) -> None:
         self.dataset = dataset

@@ -39,11 +39,14 @@ def launch(settings: Trainer) -> Fabric:
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     try:
         fabric = _fabric(settings, devices, nodes)
+        try:
+            fabric.launch()
+        except ValueError as error:  # Slurm was asked for other tasks
+            raise _refused(error) from error
     except UserError:
-        if int(os.environ.get("RANK", 0)) > 0:  # torchrun's others would say the same
+        if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) > 0:  # the others would say the same
             sys.exit(2)
         raise
-    fabric.launch()
     if not fabric.is_global_zero:
         warnings.simplefilter("ignore")  # the first process says it
     return fabric
@@ -59,12 +62,16 @@ def _fabric(settings: Trainer, devices: int | str, nodes: int) -> Fabric:
             precision=_precision(settings.precision, settings.accelerator),
         )
     except (ValueError, RuntimeError, TypeError) as error:
-        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+        raise _refused(error) from error
     if settings.precision == "fp16" and fabric.device.type == "cpu":
         raise UserError("trainer.precision: fp16 needs a GPU; on a CPU bf16 and fp32 do.")
     if settings.sync_batchnorm and fabric.device.type != "cuda":
         raise UserError("trainer.sync_batchnorm works on GPUs alone; leave it out.")
     return fabric
+
+
+def _refused(error: Exception) -> UserError:
+    return UserError(f"trainer: {' '.join(str(error).split())}")
 
 
 @contextmanager

@@ -69,9 +69,17 @@ def environment() -> dict[str, Any]:
 
 
 def check_directory(recipe: Recipe, run: Path, *, resume: bool) -> None:
-    """Raise a UserError if ``run`` holds another run, or, to be resumed, was begun with another recipe.
+    """See that a run directory may be written.
 
     A run of which there is nothing yet can be resumed: it starts from the beginning.
+
+    Args:
+        recipe: What is to be run.
+        run: The run directory.
+        resume: Whether the run in it is to go on.
+
+    Raises:
+        UserError: ``run`` holds another run, or, to be resumed, was begun with another recipe.
     """
     if not resume:
         if (run / "recipe.yaml").is_file():

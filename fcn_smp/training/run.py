@@ -177,7 +177,7 @@ def _finish(fabric: Fabric, recipe: Recipe, parts: Parts, loop: Loop, run: Path,
     counts = add_up_counts(fabric, count(segmenter, parts.val, share, inference))
     if fabric.is_global_zero:
         evaluation = Evaluation.of(counts, segmenter, parts.val, inference)
-        summary = evaluation.summary(model=str(run), split=recipe.data.val, images=len(parts.val))
+        summary = evaluation.summary(model=str(run), split=recipe.data.val)
         directory = run / "eval" / Path(recipe.data.val).stem
         write_scores(evaluation, summary, directory)
         write_samples(evaluation, segmenter, parts.val, directory, inference)
@@ -249,6 +249,13 @@ def dry_run(recipe: Recipe, console: Console) -> None:
     """Build everything, train on two batches and validate on two images; leave nothing.
 
     A stage is tried without the weights of the one before.
+
+    Args:
+        recipe: What is tried.
+        console: Where to report.
+
+    Raises:
+        UserError: The recipe does not fit the data, or a file is missing or damaged.
     """
     if recipe.stages:
         check_stages(recipe)

@@ -32,7 +32,7 @@ class Imported(NamedTuple):
     """What came of a file."""
 
     segmenter: Segmenter
-    """The model with its preprocessing and classes; :meth:`fcn_smp.segmenter.Segmenter.save` writes it."""
+    """The model with its preprocessing and classes; ``fcn_smp.segmenter.Segmenter.save`` writes it."""
     source: str
     """What the file is, in words."""
     unused: list[str]
@@ -54,6 +54,9 @@ def import_weights(path: str | Path, *, arch: str | None = None, at_once: bool =
         at_once: The FCN-8s scales its skips by 0.01 and 0.0001. A caffemodel tells by itself; torchfcn's FCN8s and
             FCN8sAtOnce have the same keys. A model of this package keeps its scales; without the flag they are folded
             into the scores.
+
+    Returns:
+        The model with its preprocessing and classes, what the file is, and what of it is not used.
 
     Raises:
         UserError: The file is missing, damaged, of an unknown kind, or does not fit; the message says where.

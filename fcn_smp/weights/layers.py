@@ -47,7 +47,11 @@ class Layers:
         return f"{layer}.weight" in self.tensors
 
     def count(self, name: str) -> int:
-        """Return how many channels a convolution's weight gives."""
+        """Return how many channels a convolution's weight gives.
+
+        Raises:
+            UserError: It is missing, or is no convolution's.
+        """
         tensor = self.take(name)
         if tensor.ndim != 4 or not tensor.numel():
             raise UserError(

@@ -13,6 +13,10 @@ def transfer(source: SegmentationModel, target: SegmentationModel) -> list[str]:
 
     Scores of another number of classes keep what ``target`` starts with.
 
+    Args:
+        source: A network of this package, or another one of SMP.
+        target: One with the same encoder; it is changed.
+
     Returns:
         Names of the parameters and buffers of ``target`` that ``source`` does not have, such as the scores of new
         skips, or of other classes.
@@ -39,6 +43,9 @@ def fold_skip_scales(model: SegmentationModel) -> None:
     """Multiply the scores' weights by the skips' scales, in place: the same answers up to rounding, without scales.
 
     It turns a network of the at-once form (scales 0.01 and 0.0001) into the plain one.
+
+    Args:
+        model: One of the FCNs.
     """
     decoder = model.decoder
     for k, score in enumerate(decoder.skip_scores):

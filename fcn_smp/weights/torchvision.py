@@ -25,6 +25,10 @@ _DILATED_KEYS = {
 def build_dilated(state: dict[str, Tensor], path: Path) -> tuple[DilatedFCN, list[str]]:
     """Build the network of torchvision's ``fcn_resnet50`` or ``fcn_resnet101`` and load its weights.
 
+    Args:
+        state: The weights by torchvision's names.
+        path: Where they come from, for messages.
+
     Returns:
         The network, and the keys that it has no use for.
 
@@ -60,6 +64,11 @@ def build_from_classifier(state: dict[str, Tensor], path: Path, arch: str) -> tu
     """Turn a VGG classifier into a fully convolutional network (Long et al., CVPR 2015, section 3.1).
 
     fc6 and fc7 become convolutions, and so does the last layer, which becomes the coarsest score.
+
+    Args:
+        state: The weights by torchvision's or timm's names.
+        path: The file that they come from, of which the encoder is read.
+        arch: ``"fcn32s"``, ``"fcn16s"`` ...
 
     Returns:
         The network, of as many classes as the classifier, and the keys that it has no use for.

@@ -27,7 +27,7 @@ class OriginNetwork(Network):
 
     Args:
         encoder_name: An encoder of SMP (``"resnet34"``), a model of timm with the prefix ``tu-`` or without it
-            (``"convnext_tiny"``), or one of :data:`fcn_smp.models.origins.encoders.ENCODERS`.
+            (``"convnext_tiny"``), or one of ``fcn_smp.models.origins.encoders.ENCODERS``.
         encoder_depth: Number of halvings in the encoder, 3 to 5. With 5 the coarsest map has stride 32.
         encoder_weights: ``"imagenet"`` or another name that SMP knows for the encoder; None for random weights; or
             the path of a file (``.safetensors``, ``.pth``) that holds the encoder's weights.

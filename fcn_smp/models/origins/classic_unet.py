@@ -76,7 +76,7 @@ class ClassicUNet(OriginNetwork):
     Both convolutions of a level share one batch norm, in the encoder as in the decoder, as in the project: what it
     learns, and in evaluation its running statistics, serve two layers. (``smp.Unet`` has one for each.)
 
-    Arguments, input and output are those of :class:`fcn_smp.models.origins.base.OriginNetwork`. The default encoder
+    Arguments, input and output are those of ``fcn_smp.models.origins.base.OriginNetwork``. The default encoder
     has no weights to start from. What differs from the original: other encoders may be taken whose maps have the
     strides 1, 2, 4 ...; a level that an encoder lacks has no skip, and its feature 0, if only the image, is a skip all
     the same; and the size of the image need not be a multiple of 16, where the original crops what is left over.

@@ -44,7 +44,7 @@ class StagedEncoder(nn.Module, EncoderMixin):
         out_channels: Channels of each feature, for the largest depth.
         stages: The stages of ``depth``: the first keeps the size of the image, each other one halves that of the last.
         depth: Number of halvings, 1 to 5.
-        output_stride: What SMP asks of every encoder; anything but 32 is for :meth:`make_dilated`.
+        output_stride: What SMP asks of every encoder; anything but 32 is for ``make_dilated``.
 
     Raises:
         ValueError: The depth is out of range.
@@ -74,6 +74,10 @@ class StridedConvEncoder(StagedEncoder):
 
     Feature 5 has 512 channels, each finer one half of those. The stages may be dilated.
 
+    Args:
+        depth: Number of halvings, 1 to 5.
+        output_stride: 32, or a smaller one for which SMP dilates the last stages.
+
     Source: https://github.com/jackljk/Semantic-Segementation-VOC2007 (``basic_fcn.py``)
     """
 
@@ -100,7 +104,7 @@ class PooledConvEncoder(StagedEncoder):
     Feature 0 has 64 channels, each coarser one twice as many: 2048 at depth 5.
 
     Args:
-        block: Builds the convolutions of a stage: :class:`SingleConv` or :class:`DoubleConv`.
+        block: Builds the convolutions of a stage: ``SingleConv`` or ``DoubleConv``.
         depth: Number of poolings, 1 to 5.
         output_stride: 32: pooling cannot be dilated.
 
@@ -113,7 +117,11 @@ class PooledConvEncoder(StagedEncoder):
         super().__init__(widths, [block(3, widths[0]), *coarser], depth, output_stride)
 
     def make_dilated(self, output_stride: int) -> None:
-        """Refuse what SMP asks for where ``output_stride`` is not 32."""
+        """Refuse what SMP asks for where ``output_stride`` is not 32.
+
+        Raises:
+            ValueError: Always.
+        """
         raise ValueError("an encoder that halves its maps by pooling cannot be dilated.")
 
 

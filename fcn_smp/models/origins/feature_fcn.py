@@ -42,12 +42,12 @@ def _upsampling(in_channels: int, channels: int, factor: int) -> nn.ConvTranspos
 
 
 class FeatureFCN(OriginNetwork):
-    """Base of :class:`FeatureFCN8s` and :class:`FeatureFCN2s`.
+    """Base of ``FeatureFCN8s`` and ``FeatureFCN2s``.
 
     Where FCN-8s scores each map and adds the scores, these bring each map to the channels of the next one by a learned
     upsampling and add the features. There is nothing of fc6 and fc7.
 
-    Arguments, input and output are those of :class:`fcn_smp.models.origins.base.OriginNetwork`. What differs from the
+    Arguments, input and output are those of ``fcn_smp.models.origins.base.OriginNetwork``. What differs from the
     original: other encoders may be taken whose maps have all the strides from the coarsest to the finest that is
     added; the size of the image need not be a multiple of 32; the softmax is left to the loss (``activation`` adds
     it); and the layers start as PyTorch's do, not as those of Keras.
@@ -56,6 +56,7 @@ class FeatureFCN(OriginNetwork):
     """
 
     finest_stride: ClassVar[int]
+    """Stride of the finest map that is added, and the factor of the last upsampling."""
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class FeatureFCN(OriginNetwork):
 class FeatureFCN8s(FeatureFCN):
     """The FCN8 of albertnew2012: features of stride 32, 16 and 8 added, then 8 times enlarged in one step.
 
-    Arguments, input, output and source are those of :class:`FeatureFCN`.
+    Arguments, input, output and source are those of ``FeatureFCN``.
     """
 
     finest_stride = 8
@@ -97,7 +98,7 @@ class FeatureFCN8s(FeatureFCN):
 class FeatureFCN2s(FeatureFCN):
     """The FCN2s of albertnew2012: features of stride 32, 16, 8, 4 and 2 added, then doubled.
 
-    Arguments, input, output and source are those of :class:`FeatureFCN`.
+    Arguments, input, output and source are those of ``FeatureFCN``.
     """
 
     finest_stride = 2

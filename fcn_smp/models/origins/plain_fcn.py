@@ -15,7 +15,7 @@ class PlainFCN(OriginNetwork):
     The decoder doubles the encoder's last map by 3x3 transposed convolutions, each followed by ReLU and batch norm, in
     512, 256, 128, 64 and ``classes`` channels, and scores the result by a 1x1 convolution.
 
-    Arguments, input and output are those of :class:`fcn_smp.models.origins.base.OriginNetwork`. The default encoder
+    Arguments, input and output are those of ``fcn_smp.models.origins.base.OriginNetwork``. The default encoder
     has no weights to start from. What differs from the original: other encoders may be taken, of which the decoder
     undoes as many halvings as there are; the size of the image need not be a multiple of 32; and the layers start as
     PyTorch's do, not with biases drawn from a normal distribution of standard deviation 1.

@@ -16,7 +16,7 @@ class SimplifiedUNet(OriginNetwork):
     The decoder doubles the encoder's last map by 2x2 transposed convolutions with ReLU, each followed by a 3x3
     convolution with ReLU, in 256, 128 and 64 channels, and scores the result by a 1x1 convolution.
 
-    Arguments, input and output are those of :class:`fcn_smp.models.origins.base.OriginNetwork`. The default encoder
+    Arguments, input and output are those of ``fcn_smp.models.origins.base.OriginNetwork``. The default encoder
     has no weights to start from. What differs from the original: other encoders may be taken, of which the decoder
     undoes as many halvings as there are (in 512 channels before the 256); the size of the image need not be a multiple
     of 8; and the layers start as PyTorch's do, not with biases drawn from a normal distribution of standard deviation

@@ -16,7 +16,7 @@ class TransferFCN(OriginNetwork):
     convolutions with ReLU in 256, 128, 64 and 64 channels, the last two with batch norm, scores the result by a 1x1
     convolution, and interpolates the scores, of half the size of the image, bilinearly.
 
-    Arguments, input and output are those of :class:`fcn_smp.models.origins.base.OriginNetwork`. What differs from the
+    Arguments, input and output are those of ``fcn_smp.models.origins.base.OriginNetwork``. What differs from the
     original: other encoders may be taken, of which the decoder undoes all halvings but one; the scores have the size
     of the image, not always 224x224; and the encoder is not frozen (``freeze_encoder()`` does that, and unlike the
     original it also keeps the running statistics of the encoder's norms).
