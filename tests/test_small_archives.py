@@ -108,7 +108,8 @@ def test_kitti_road_goes_from_its_archive_to_labelled_tests(kitti, tmp_path):
 
     for scored, binary in ((2, False), (1, True)):  # softmax and sigmoid
         run = tmp_path / f"run-{scored}"
-        scores = train_and_score("kitti-road", [f"data.root={root}", f"model.binary={binary}"], run)
+        overrides = [f"data.root={root}", f"model.binary={binary}", "trainer.batch_size=6"]
+        scores = train_and_score("kitti-road", overrides, run)
         assert_scored(scores, [labels[id_] for id_, *_ in KITTIRoad(root, "val").files])
         assert json.loads((run / "model/config.json").read_text())["classes"] == scored
 

@@ -198,7 +198,7 @@ def stop(stage, epoch, error):
     return patch.object(Loop, "_train_epoch", stopping)
 
 
-@pytest.mark.parametrize(("stage", "epoch"), [("one", 1), ("two", 0), ("two", 1)])
+@pytest.mark.parametrize(("stage", "epoch"), [("one", 1), ("two", 0)])
 def test_a_resumed_run_goes_on_where_it_stopped_and_ends_as_if_it_had_not(place, tmp_path, stage, epoch):
     run = tmp_path / "run"
     with stop(stage, epoch, RuntimeError("the power fails")), pytest.raises(RuntimeError, match="power"):
