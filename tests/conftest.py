@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import leave_out_drawings
 
 from fcn_smp import cli
 from fcn_smp.data.storage import Folder
@@ -46,6 +47,14 @@ def cache(tmp_path_factory):
             (folder / "fcn_smp").mkdir()
             (folder / "fcn_smp" / scenes.name).symlink_to(scenes)
         yield folder
+
+
+@pytest.fixture(scope="module")
+def undrawn():
+    """Let runs and evaluations of a module draw no charts, for the tests that do not look at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_drawings(patch)
+        yield
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 
+import pytest
 import torch
+from helpers import leave_out_drawings
 
-import fcn_smp.training.loop
 import fcn_smp.training.run
 from fcn_smp import cli
-from fcn_smp.files import write_text
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__])
@@ -203,9 +203,7 @@ def _run(told, arguments, folder, joined, before, rank):
         return fabric
 
     fcn_smp.training.run.launch = noted
-    # Drawing takes longer than all the rest of a tiny run.
-    for module in (fcn_smp.training.loop, fcn_smp.training.run):
-        module.draw_curves = lambda rows, path: write_text(path, f"{len(rows)} rows")
+    leave_out_drawings(pytest.MonkeyPatch())
     if before:
         before(rank)
     sys.argv = ["fcn-smp", *arguments]

@@ -21,6 +21,7 @@ from fcn_smp.data.dataset import SegmentationDataset
 from fcn_smp.data.labels import IGNORE_INDEX, Array
 from fcn_smp.data.voc import voc_palette
 from fcn_smp.errors import UserError
+from fcn_smp.files import write_text
 
 LISTS = {
     "voc2007_trainval": "xy",
@@ -209,6 +210,22 @@ def run_command(*arguments: object) -> tuple[int, str, str]:
     ):
         cli.main()
     return exited.value.code, out.getvalue(), err.getvalue()
+
+
+def leave_out_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs and evaluations write files of a line in the place of curves, and of matrices drawn.
+
+    Matplotlib takes longer than all the rest of a tiny run. What it draws has tests of its own.
+    """
+    for module in ("loop", "run"):
+        monkeypatch.setattr(
+            f"fcn_smp.training.{module}.draw_curves", lambda rows, path: write_text(path, f"{len(rows)} rows")
+        )
+    monkeypatch.setattr(
+        "fcn_smp.score_files.draw_confusion", lambda counts, classes, path: write_text(path, f"{len(classes)} classes")
+    )
+    for panels in ("curve_panels", "compared_panels"):
+        monkeypatch.setattr(f"fcn_smp.reporting.page.{panels}", lambda *_: [])
 
 
 def rows(run: Path) -> list[dict[str, str]]:

@@ -1,6 +1,6 @@
 """Small networks for tests, with scores that say something."""
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from unittest.mock import patch
 
@@ -19,6 +19,33 @@ class Unallocated(torch.nn.Linear):
         super().__init__(*args, **{**kwargs, "device": "meta"})
 
 
+def narrow_vgg(encoder, shrink):
+    """Return what SMP knows of one of its VGGs, with so many times fewer channels; two at least."""
+
+    def narrow(width):
+        return max(2, width // shrink) if isinstance(width, int) else width
+
+    vgg = smp.encoders.encoders[encoder]
+    widths = {name: [narrow(width) for width in vgg["params"][name]] for name in ("config", "out_channels")}
+    return {**vgg, "params": {**vgg["params"], **widths}}
+
+
+def narrow_vgg16(shrink):
+    return narrow_vgg("vgg16", shrink)
+
+
+def narrowed(encoder, shrink):
+    """Let one of SMP's VGGs be so many times narrower until this is left."""
+    return patch.dict(smp.encoders.encoders, {encoder: narrow_vgg(encoder, shrink)})
+
+
+@contextmanager
+def lean_vgg(encoder="vgg11", shrink=8):
+    """Let one of SMP's VGGs be so many times narrower, and draw no weights of its classifier."""
+    with narrowed(encoder, shrink), patch.object(torch.nn, "Linear", Unallocated):
+        yield
+
+
 def build(arch, encoder="test_efficientnet", **options):
     options = {"encoder_weights": None, "classes": 2, **options}
     if "vgg" in encoder and arch in STRIDES:
@@ -28,18 +55,6 @@ def build(arch, encoder="test_efficientnet", **options):
     torch.manual_seed(0)
     with patch.object(torch.nn, "Linear", Unallocated) if encoder == "vgg11" else nullcontext():
         return smp.create_model(arch, encoder_name=encoder, **options).eval()
-
-
-def narrow_vgg16(shrink):
-    """Return what SMP knows of VGG16, with so many times fewer channels; two at least."""
-
-    def narrow(width):
-        return max(2, width // shrink) if isinstance(width, int) else width
-
-    vgg16 = smp.encoders.encoders["vgg16"]
-    params = {**vgg16["params"], "config": [narrow(width) for width in vgg16["params"]["config"]]}
-    params["out_channels"] = [narrow(width) for width in params["out_channels"]]
-    return {**vgg16, "params": params}
 
 
 def scores_of(model):

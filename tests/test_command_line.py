@@ -20,6 +20,8 @@ from fcn_smp.data.voc import VOCSegmentation, voc_palette
 from fcn_smp.segmenter import Segmenter
 from fcn_smp.training.learner import Learner
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 TINY = """
 data: {{kind: voc, year: 2012, root: {root}, train: {lists}/train.txt, val: {lists}/val.txt}}
 model: {{encoder_name: test_resnet, encoder_weights: null, decoder_hidden_channels: 8}}
@@ -49,7 +51,7 @@ def trained(tmp_path_factory):
     lists = write_voc(root / "data", 2012, [f"t{k}" for k in range(5)], [f"v{k}" for k in range(3)])
     path = root / "tiny.yaml"
     path.write_text(TINY.format(root=root / "data", lists=lists / "ImageSets/Segmentation"))
-    script = [sys.executable, "-m", "fcn_smp", "train", path, "--output", root / "run"]
+    script = [sys.executable, "-m", "fcn_smp", "train", path, "--output", root / "run"]  # which draws all
     # One thread, as in the tests' own process: sums of floats depend on how they are split.
     subprocess.run(script, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     return root

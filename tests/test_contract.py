@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import islice
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -37,12 +38,15 @@ EACH = [(arch, "test_efficientnet", {}) for arch in ARCHITECTURES]
 ORIGINS = [
     ("plainfcn", "strided_conv", {}),
     ("simplifiedunet", "single_conv", {"encoder_depth": 3}),
-    ("classicunet", "double_conv", {"encoder_depth": 4}),
+    ("classicunet", "double_conv", {"encoder_depth": 3}),
     ("transferfcn", "resnet18", {}),
     ("featurefcn8s", "vgg11", {}),
     ("featurefcn2s", "vgg11", {}),
 ]
 WITHOUT_NORMS = ["simplifiedunet", "featurefcn8s", "featurefcn2s"]
+
+# Each architecture, and each kind of encoder, at least once.
+COMBINED = [("fcn32s", "test_efficientnet", {}), ("fcn16s", "test_efficientnet", {}), *FURTHER, *ORIGINS]
 
 
 def seen(model):
@@ -65,14 +69,14 @@ def model(arch):
 
 def test_all_twelve_are_registered():
     assert {*ARCHITECTURES} == {*STRIDES, "dilatedfcn", *(arch for arch, _, _ in ORIGINS)}
+    assert {*ARCHITECTURES} == {arch for arch, _, _ in COMBINED}
 
 
 def test_names_may_be_written_in_any_case(arch):
     cls = smp.MODEL_ARCHITECTURES_MAPPING[arch]
     for name in (arch, arch.upper(), cls.__name__):
-        model = smp.create_model(name, encoder_name="test_efficientnet", encoder_weights=None)
-        assert type(model) is cls
-        assert model(images(2, 3, 64, 64)).shape == (2, 1, 64, 64)
+        with torch.device("meta"):
+            assert type(smp.create_model(name, encoder_name="test_efficientnet", encoder_weights=None)) is cls
 
 
 def test_arguments_have_the_names_and_defaults_that_they_have_in_smp(arch):
@@ -110,13 +114,14 @@ def test_activation_is_applied_to_the_logits(arch):
     x = images(2, 3, 33, 65)
     logits = seen(build(arch, classes=4))
     applied = {
-        "sigmoid": lambda y: y.sigmoid(),
         "softmax2d": lambda y: y.softmax(1),
+        "sigmoid": lambda y: y.sigmoid(),
         "argmax2d": lambda y: y.argmax(1),
         "identity": lambda y: y,
         torch.nn.Tanh: lambda y: y.tanh(),
     }
-    for activation, apply in applied.items():
+    # They are SMP's; all that an architecture does is to hand them on.
+    for activation, apply in islice(applied.items(), None if arch == "fcn8s" else 1):
         model = build(arch, classes=4, activation=activation)
         model.load_state_dict(logits.state_dict())
         torch.testing.assert_close(model(x), apply(logits(x)))
@@ -253,9 +258,7 @@ def test_a_saved_network_is_read_back_in_a_new_process_without_a_network(tmp_pat
 @pytest.mark.parametrize(
     ("arch", "encoder", "options"),
     [
-        *EACH,
-        *ORIGINS,
-        *FURTHER,
+        *COMBINED,
         pytest.param(
             "fcn8s",
             "test_vit",
@@ -273,7 +276,15 @@ def test_torchscript_gives_the_same(arch, encoder, options):
         torch.testing.assert_close(scripted(images(*shape)), model(images(*shape)))
 
 
-@pytest.mark.parametrize(("arch", "encoder", "options"), [*EACH, ("fcn8s", "test_vit", {}), ("fcn8s", "dla46_c", {})])
+@pytest.mark.parametrize(
+    ("arch", "encoder", "options"),
+    [
+        *((arch, "test_efficientnet", {}) for arch in ("fcn2s", "dilatedfcn")),
+        *(network for network in ORIGINS if network[0] != "featurefcn8s"),
+        ("fcn8s", "test_vit", {}),
+        ("fcn8s", "dla46_c", {}),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:.*jit.(script|trace).* is deprecated")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @torch.no_grad()
@@ -286,13 +297,12 @@ def test_a_trace_gives_the_same_for_images_of_its_size(arch, encoder, options):
 @pytest.mark.parametrize(
     ("arch", "encoder", "options"),
     [
-        ("fcn32s", "test_resnet", {}),
-        ("fcn16s", "test_efficientnet", {}),
         ("fcn8s", "dla46_c", {}),
         ("fcn4s", "test_coatnet", {"img_size": 64}),
         ("fcn2s", "tu-test_convnext", {}),
         ("dilatedfcn", "test_resnet", {}),
-        *ORIGINS,
+        ("transferfcn", "strided_conv", {}),
+        *(network for network in ORIGINS if network[0] not in ("transferfcn", "featurefcn8s")),
     ],
 )
 @torch.no_grad()
@@ -318,8 +328,7 @@ def test_compilation_is_one_graph_for_all_sizes(arch, encoder, options):
         ("dilatedfcn", "tu-resnet18", {"decoder_auxiliary": True}, 9),
         ("dilatedfcn", "test_efficientnet", {}, 9),
         ("dilatedfcn", "tu-test_convnext", {}, 16),
-        *((*network, smallest) for network, smallest in zip(ORIGINS, [33, 9, 17, 33, 33, 33], strict=True)),
-        ("transferfcn", "test_coatnet", {"img_size": 64}, 1),
+        *((*network, smallest) for network, smallest in zip(ORIGINS, [33, 9, 9, 33, 33, 33], strict=True)),
     ],
 )
 @torch.no_grad()

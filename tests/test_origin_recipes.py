@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 from helpers import run_command, sbd_tgz, voc2012_tar, write_lists, write_voc
-from networks import Unallocated
+from networks import lean_vgg
 from PIL import Image
 
 from fcn_smp.data import splitting
 from fcn_smp.data.class_weights import ClassCounts, class_weights
 from fcn_smp.recipe import load_recipe, shipped_recipes
 from fcn_smp.training.parts import build_network
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 class Facts(NamedTuple):
@@ -266,8 +268,8 @@ def overrides_of(name, root):
 
 
 @EACH
-def test_a_recipe_trains_and_is_scored_as_its_project_does(name, root, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.nn, "Linear", Unallocated)  # VGG's classifier, which would be dropped at once
+@lean_vgg("vgg16")  # the width is looked at above
+def test_a_recipe_trains_and_is_scored_as_its_project_does(name, root, tmp_path):
     run = tmp_path / "run"
     code, _, err = run_command("train", f"origins/{name}", *overrides_of(name, root), "-o", run)
     assert code == 0, err

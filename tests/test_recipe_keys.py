@@ -40,6 +40,8 @@ from fcn_smp.training.parts import Parts, build
 from fcn_smp.training.processes import launch
 from fcn_smp.training.reports import Display
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 BASE = """
 data: {kind: folder, root: pictures, names: [ground, box, ball], train: lists/train.txt, val: lists/val.txt}
 model: {encoder_name: test_resnet, encoder_weights: null, decoder_hidden_channels: 8}
@@ -209,8 +211,7 @@ def watched(action: Callable[[Seen], None]) -> Seen:
 
 
 def command(seen: Seen, overrides: tuple[str, ...], *options: Any) -> None:
-    with patch("fcn_smp.training.loop.draw_curves"):  # which no key changes, and which takes most of the time
-        code, seen.out, err = run_command("train", *written(overrides), *options)
+    code, seen.out, err = run_command("train", *written(overrides), *options)
     assert code == 0, err
 
 

@@ -11,8 +11,6 @@ import resource
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from functools import cache, partial
@@ -22,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from forked import Command, assert_same_run, at_call, at_change, die, files, table
-from helpers import tree, write_voc
+from helpers import run_command, tree, write_voc
 from safetensors.torch import load_file
 from test_loggers import events
 
@@ -33,6 +31,7 @@ from fcn_smp.training.reports import Display
 
 KILLS = int(os.environ.get("FCN_SMP_KILLS", "4"))
 """How often to kill at random, for each number of processes."""
+takes_long = pytest.mark.skipif("FCN_SMP_KILLS" not in os.environ, reason="make kill-test does this, too")
 IN_A_ROW = 3
 """Kills of one run at most."""
 TINY = """
@@ -199,7 +198,8 @@ def test_what_follows_the_last_checkpoint_is_made_up_for(start, tmp_path):
     assert [step for step, _ in events(run)["train_loss"]] == [3, 6]
 
 
-def test_a_run_of_three_processes_goes_on_to_the_bit(start, place, tmp_path):
+@takes_long
+def test_a_killed_run_of_three_processes_goes_on_to_the_bit(start, place, tmp_path):
     overrides = ("trainer.batch_size=6",)
     assert killed(start("--resume", *overrides, world=3, before=at_call(SegmentationLoss, "forward", 5, die)))
     ends_well(start("--resume", *overrides, world=3))
@@ -273,11 +273,11 @@ def test_a_run_goes_on_with_other_processes_and_workers(start, place, tmp_path):
     run = tmp_path / "run"
     network = "model={encoder_name: test_convnext, decoder_hidden_channels: 0, decoder_dropout: 0}"
     overrides = (network, "optimizer={kind: sgd, lr: 0.05, encoder_lr: 0.05}", "trainer.batch_size=6")
-    for world, workers in ((1, 2), (2, 0), (3, 1)):
+    for world, workers in ((1, 2), (2, 1)):
         changes = (*overrides, f"trainer.workers={workers}", "trainer.checkpoint_steps=1")
         assert killed(start("--resume", *changes, world=world, before=at_call(SegmentationLoss, "forward", 2, die)))
     ends_well(start("--resume", *overrides))
-    assert [begun["processes"] for begun in read_starts(run)] == [1, 2, 3, 1]
+    assert [begun["processes"] for begun in read_starts(run)] == [1, 2, 1]
     expected = place.finished(overrides=overrides)
     for row, other in zip(table(run), table(expected), strict=True):
         assert float(row["train_loss"]) == pytest.approx(float(other["train_loss"]), abs=2e-5)
@@ -328,9 +328,7 @@ def goes_on(command: Command, rank: int = 0) -> tuple[int, list[str]]:
 
 STOPS = [
     ("step", signal.SIGTERM, 2),
-    ("step", signal.SIGINT, 0),
     ("last step", signal.SIGTERM, 0),
-    ("validation", signal.SIGTERM, 0),
     ("validation", signal.SIGINT, 2),
 ]
 CALLS = {
@@ -356,14 +354,14 @@ def test_a_run_that_is_stopped_says_how_it_goes_on(start, place, tmp_path, momen
 
 
 def test_the_command_that_is_printed_goes_on(place, tmp_path):
-    """As a user does it, with names that a shell would take apart, and what a process forked for tests leaves out."""
+    """As a user does it, with names that a shell would take apart, and here, in a process that was not forked."""
     run = tmp_path / "my run"
     command = ["train", place.tiny, "--output", run, "model.decoder_dropout=0.25"]
     stopped = Command(tmp_path / "stopped", command, before=at_call(*CALLS["step"], partial(ask, signal.SIGTERM)))
     assert stopped.wait() == [130]
     _, arguments = goes_on(stopped)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    subprocess.run([sys.executable, "-m", "fcn_smp", *arguments], check=True, capture_output=True, env=environment)
+    code, _, error = run_command(*arguments)
+    assert (code, error) == (0, "")
     assert_same_run(run, place.finished(overrides=("model.decoder_dropout=0.25",)))
 
 
@@ -523,9 +521,10 @@ def test_a_damaged_checkpoint_is_named_with_what_helps(start, place, unfinished,
     before = tree(unfinished)
     told(start("--resume"), path, "cannot be read as a checkpoint", f"remove the folder {path.parent}")
     assert name == "best" or tree(unfinished) == before
-    shutil.rmtree(path.parent)
-    ends_well(start("--resume"))
-    assert_same_run(unfinished, place.finished())
+    if damage is halve:
+        shutil.rmtree(path.parent)
+        ends_well(start("--resume"))
+        assert_same_run(unfinished, place.finished())
 
 
 def test_what_was_left_unfinished_is_removed_even_if_the_run_is_complete(start, place, tmp_path):

@@ -12,6 +12,8 @@ from fcn_smp.data import splitting
 from fcn_smp.data.carla import CARLA
 from fcn_smp.data.kitti_road import KITTIRoad
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SIZE = (24, 40)
 TINY = [
     "model={arch: fcn2s, encoder_name: test_resnet, encoder_weights: null, decoder_hidden_channels: 8}",
@@ -50,17 +52,16 @@ def check(*arguments):
     return json.loads(out)
 
 
-def train_and_score(recipe, overrides, tmp_path, *options):
-    """Train on what is prepared, and return the run directory and the scores of ``fcn-smp eval``."""
-    run = tmp_path / "run"
+def train_and_score(recipe, overrides, run, *options):
+    """Train on what is prepared, and return the scores of ``fcn-smp eval``."""
     done("train", recipe, *TINY, *overrides, "-o", run)
-    return run, json.loads(done("eval", run, "--device", "cpu", "--json", *options))
+    return json.loads(done("eval", run, "--device", "cpu", "--json", *options))
 
 
-def predictions(run, images, tmp_path):
+def predictions(run, images):
     """Predict a folder, and return the label pictures by name."""
-    done("predict", run, images, "--output", tmp_path / "labelled", "--device", "cpu")
-    paths = [path for path in (tmp_path / "labelled").iterdir() if not path.stem.endswith("_overlay")]
+    done("predict", run, images, "--output", run / "labelled", "--device", "cpu")
+    paths = [path for path in (run / "labelled").iterdir() if not path.stem.endswith("_overlay")]
     return {path.stem: np.array(Image.open(path)) for path in paths}
 
 
@@ -70,9 +71,6 @@ def assert_scored(scores, labels):
     assert scores["images"] == len(labels)
     assert pixels == {"background": sum((x == 0).sum() for x in labels), "road": sum((x == 1).sum() for x in labels)}
     assert scores["per_class"][1]["iu"] > 0.8  # road everywhere would have less than 0.5
-
-
-BINARY = pytest.mark.parametrize("binary", [False, True], ids=["softmax", "sigmoid"])
 
 
 # --- KITTI road
@@ -98,8 +96,7 @@ def kitti(tmp_path_factory):
     return zipped(folder / "x", folder / "data_road.zip"), labels, tests
 
 
-@BINARY
-def test_kitti_road_goes_from_its_archive_to_labelled_tests(kitti, tmp_path, binary):
+def test_kitti_road_goes_from_its_archive_to_labelled_tests(kitti, tmp_path):
     archive, labels, tests = kitti
     root = tmp_path / "data"
     out = done("data", "prepare", "kitti_road", "--root", root, "--archive", archive)
@@ -109,16 +106,18 @@ def test_kitti_road_goes_from_its_archive_to_labelled_tests(kitti, tmp_path, bin
     assert report["clean"], report["problems"]
     assert {split: part["images"] for split, part in report["splits"].items()} == {"train": 231, "val": 58}
 
-    overrides = [f"data.root={root}", f"model.binary={binary}"]
-    run, scores = train_and_score("kitti-road", overrides, tmp_path)
-    assert_scored(scores, [labels[id_] for id_, *_ in KITTIRoad(root, "val").files])
-    assert json.loads((run / "model/config.json").read_text())["classes"] == (1 if binary else 2)
+    for scored, binary in ((2, False), (1, True)):  # softmax and sigmoid
+        run = tmp_path / f"run-{scored}"
+        overrides = [f"data.root={root}", f"model.binary={binary}", "trainer.batch_size=6"]
+        scores = train_and_score("kitti-road", overrides, run)
+        assert_scored(scores, [labels[id_] for id_, *_ in KITTIRoad(root, "val").files])
+        assert json.loads((run / "model/config.json").read_text())["classes"] == scored
 
-    predicted = predictions(run, root / "data_road/testing/image_2", tmp_path)
-    assert predicted.keys() == tests.keys()
-    for name, label in tests.items():
-        assert np.isin(predicted[name], (0, 1)).all()
-        assert (predicted[name] == label)[label != 2].mean() > 0.8
+        predicted = predictions(run, root / "data_road/testing/image_2")
+        assert predicted.keys() == tests.keys()
+        for name, label in tests.items():
+            assert np.isin(predicted[name], (0, 1)).all()
+            assert (predicted[name] == label)[label != 2].mean() > 0.8
 
 
 # --- CARLA
@@ -142,27 +141,27 @@ def carla(tmp_path_factory):
     return zipped(folder / "x", folder / "lyft-udacity-challenge.zip"), labels
 
 
-@BINARY
-@pytest.mark.parametrize("lines", [True, False], ids=["lines are road", "lines are not"])
-def test_carla_goes_from_its_archive_to_labelled_images(carla, tmp_path, binary, lines):
+def test_carla_goes_from_its_archive_to_labelled_images(carla, tmp_path):
     archive, labels = carla
     root = tmp_path / "data"
     assert "240 files" in done("data", "prepare", "carla", "--root", root, "--archive", archive)
 
-    classes = f"data.classes={{road: [road{', road line' * lines}]}}"
-    overrides = [f"data.root={root}", classes, f"model.binary={binary}"]
-    report = check("carla-road", *overrides[:2])
-    assert report["clean"], report["problems"]
-    assert {split: part["images"] for split, part in report["splits"].items()} == {"train": 92, "val": 16}
+    for lines, binary in ((True, False), (False, True)):  # whether they are road; softmax and sigmoid
+        classes = f"data.classes={{road: [road{', road line' * lines}]}}"
+        overrides = [f"data.root={root}", classes, f"model.binary={binary}"]
+        report = check("carla-road", *overrides[:2])
+        assert report["clean"], report["problems"]
+        assert {split: part["images"] for split, part in report["splits"].items()} == {"train": 92, "val": 16}
 
-    run, scores = train_and_score("carla-road", overrides, tmp_path, "--split", "test")
-    road = [0, 1, int(lines)]
-    assert_scored(scores, [np.take(road, labels[id_]) for id_, *_ in CARLA(root, "test").files])
+        run = tmp_path / f"run-{lines}"
+        scores = train_and_score("carla-road", overrides, run, "--split", "test")
+        road = [0, 1, int(lines)]
+        assert_scored(scores, [np.take(road, labels[id_]) for id_, *_ in CARLA(root, "test").files])
 
-    predicted = predictions(run, root / "dataB/dataB/CameraRGB", tmp_path)
-    assert len(predicted) == 40
-    for name, label in predicted.items():
-        assert (label == np.take(road, labels[f"dataB/dataB/{name}"])).mean() > 0.7
+        predicted = predictions(run, root / "dataB/dataB/CameraRGB")
+        assert len(predicted) == 40
+        for name, label in predicted.items():
+            assert (label == np.take(road, labels[f"dataB/dataB/{name}"])).mean() > 0.7
 
 
 def test_binary_is_refused_for_more_than_two_classes(carla, tmp_path):
@@ -190,8 +189,8 @@ def sbd_pixels(tmp_path, ids, classes):
     return sum(np.bincount(mat["GTcls"]["Segmentation"][0, 0].ravel(), minlength=classes) for mat in mats).tolist()
 
 
-def assert_labels_all(run, images, tmp_path, count):
-    predicted = predictions(run, images, tmp_path)
+def assert_labels_all(run, images, count):
+    predicted = predictions(run, images)
     assert len(predicted) == count
     assert all(label.shape == (40, 56) and label.max() < 21 for label in predicted.values())
 
@@ -207,30 +206,32 @@ def test_sbd_goes_from_its_archive_to_labelled_images(lists, tmp_path):
     assert {problem["kind"] for problem in report["problems"]} == {"count", "class"}
     assert report["splits"]["train"]["void"]["pixels"] == 0
 
-    run, scores = train_and_score("voc2012", overrides, tmp_path)
+    scores = train_and_score("voc2012", overrides, tmp_path / "run")
     assert [entry["pixels"] for entry in scores["per_class"]] == sbd_pixels(tmp_path, "cf", 21)
-    assert_labels_all(run, root / "benchmark_RELEASE/dataset/img", tmp_path, 4)
+    assert_labels_all(tmp_path / "run", root / "benchmark_RELEASE/dataset/img", 4)
 
 
-@pytest.mark.parametrize(("train", "val"), [("keras_fcn_train", "keras_fcn_val"), ("train_aug", "val")])
-def test_voc2012_with_sbd_goes_from_both_archives_to_labelled_images(lists, tmp_path, train, val):
+def test_voc2012_with_sbd_goes_from_both_archives_to_labelled_images(lists, tmp_path):
     root = tmp_path / "data"
     tar = voc2012_tar(tmp_path).rename(tmp_path / "small.tar")
     tgz = sbd_tgz(tmp_path).rename(tmp_path / "small.tgz")
     done("data", "prepare", "voc2012_sbd", "--root", root, "--archive", tar, "--archive", tgz)
 
-    overrides = [f"data.root={root}", f"data.train={train}", f"data.val={val}"]
-    report = check("voc2012", *overrides)
-    assert {problem["kind"] for problem in report["problems"]} == {"count", "class"}
+    # The labels of VOC have void.
+    shown = [np.array(Image.open(root / f"VOCdevkit/VOC2012/SegmentationClass/{id_}.png")) for id_ in "cd"]
+    pixels_of_voc = np.bincount(np.concatenate(shown).ravel(), minlength=256)[:21].tolist()
+    for train, val, pixels in (
+        ("keras_fcn_train", "keras_fcn_val", sbd_pixels(tmp_path, "f", 21)),
+        ("train_aug", "val", pixels_of_voc),
+    ):
+        overrides = [f"data.root={root}", f"data.train={train}", f"data.val={val}"]
+        report = check("voc2012", *overrides)
+        assert {problem["kind"] for problem in report["problems"]} == {"count", "class"}
 
-    run, scores = train_and_score("voc2012", overrides, tmp_path)
-    pixels = [entry["pixels"] for entry in scores["per_class"]]
-    if val == "keras_fcn_val":
-        assert pixels == sbd_pixels(tmp_path, "f", 21)
-    else:  # labels of VOC, with void
-        shown = [np.array(Image.open(root / f"VOCdevkit/VOC2012/SegmentationClass/{id_}.png")) for id_ in "cd"]
-        assert pixels == np.bincount(np.concatenate(shown).ravel(), minlength=256)[:21].tolist()
-    assert_labels_all(run, root / "VOCdevkit/VOC2012/JPEGImages", tmp_path, 6)
+        run = tmp_path / f"run-{val}"
+        scores = train_and_score("voc2012", overrides, run)
+        assert [entry["pixels"] for entry in scores["per_class"]] == pixels
+        assert_labels_all(run, root / "VOCdevkit/VOC2012/JPEGImages", 6)
 
 
 def test_an_archive_of_another_data_set_is_refused(kitti, tmp_path):

@@ -39,6 +39,7 @@ stages:
 CAFFE = Preprocessing((104.0, 117.0, 123.0), (1.0, 2.0, 4.0), "BGR", (0, 255))
 USUAL = Preprocessing((0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
 TOO_LITTLE_TO_MATTER = "optimizer={lr: 1e-12, encoder_lr: 1e-12}"
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def train(*arguments):
@@ -197,7 +198,7 @@ def stop(stage, epoch, error):
     return patch.object(Loop, "_train_epoch", stopping)
 
 
-@pytest.mark.parametrize(("stage", "epoch"), [("one", 1), ("two", 0), ("two", 1)])
+@pytest.mark.parametrize(("stage", "epoch"), [("one", 1), ("two", 0)])
 def test_a_resumed_run_goes_on_where_it_stopped_and_ends_as_if_it_had_not(place, tmp_path, stage, epoch):
     run = tmp_path / "run"
     with stop(stage, epoch, RuntimeError("the power fails")), pytest.raises(RuntimeError, match="power"):
