@@ -137,7 +137,7 @@ def test_losses_are_those_that_smp_gives_its_binary_models() -> None:
 # --- The threshold and what it leads to
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=20)
 @given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from([0, 1, VOID])), min_size=1, max_size=60))
 def test_the_best_threshold_has_the_best_mean_iu_and_lies_nearest_to_a_half(pixels: list[tuple[float, int]]) -> None:
     probability, truth = (np.array(values) for values in zip(*pixels, strict=True))

@@ -32,7 +32,6 @@ FURTHER = [
     ("dilatedfcn", "resnet18", {"decoder_auxiliary": True}),
     ("dilatedfcn", "tu-test_convnext", {}),
 ]
-EACH = [(arch, "test_efficientnet", {}) for arch in ARCHITECTURES]
 
 # The networks that come with an encoder, and that encoder or a smaller one of its kind. The first three are our own.
 ORIGINS = [
@@ -187,7 +186,11 @@ def test_a_frozen_encoder_stays_as_it_is_until_it_is_unfrozen(arch):
 
 @pytest.mark.parametrize(
     ("arch", "encoder", "options"),
-    [*EACH, *ORIGINS[:3], ("fcn8s", "resnet18", {}), ("fcn8s", "test_vit_relpos", {"img_size": (32, 64)})],
+    [
+        *((arch, "test_efficientnet", {}) for arch in (*STRIDES, "dilatedfcn", *(arch for arch, *_ in ORIGINS[3:]))),
+        *ORIGINS[:3],
+        ("fcn8s", "test_vit_relpos", {"img_size": (32, 64)}),
+    ],
 )
 @torch.no_grad()
 def test_a_saved_network_is_read_back_as_it_was(tmp_path, arch, encoder, options):

@@ -67,9 +67,7 @@ def ours_for(theirs, encoder, **options):
     return ours
 
 
-@pytest.mark.parametrize(
-    ("encoder", "height", "width"), [("resnet50", 64, 64), ("resnet50", 65, 97), ("resnet101", 47, 56)]
-)
+@pytest.mark.parametrize(("encoder", "height", "width"), [("resnet50", 65, 97), ("resnet101", 48, 56)])
 @torch.no_grad()
 def test_network_computes_what_torchvision_computes(encoder, height, width):
     theirs = torchvision_network(encoder)
@@ -157,8 +155,8 @@ def scores_as_written(decoder, feature, size):
 @pytest.mark.parametrize(
     ("encoder", "output_stride", "depth"),
     [
-        *product(ENCODERS, [8, 16, 32], [5]),
-        *product(["test_efficientnet", "tu-test_convnext"], [8, 16, 32], [3, 4]),
+        *product(ENCODERS, [8, 32], [5]),
+        *((encoder, *strides) for encoder in ENCODERS[2:] for strides in [(8, 3), (32, 3), (16, 4), (16, 5)]),
     ],
 )
 @torch.no_grad()

@@ -384,7 +384,7 @@ def test_two_layers_of_the_unet_share_one_norm():
 
 
 @pytest.mark.parametrize("arch", ORIGINALS)
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=6)
 @given(height=st.integers(1, 70), width=st.integers(1, 70))
 @torch.no_grad()
 def test_an_image_of_any_size_is_continued_to_the_next_multiple_and_its_scores_cropped(arch, height, width):

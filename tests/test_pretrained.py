@@ -165,17 +165,17 @@ def hidden_output(model, x):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("separate", [False, True], ids=["of the encoder", "a file of its own"])
+# Whether the classifier is in a file of its own, and not in the encoder's.
 @pytest.mark.parametrize(
-    ("encoder", "form"),
+    ("encoder", "form", "separate"),
     [
-        ("vgg11", "torchvision"),
-        ("vgg11", "timm"),
-        ("vgg11_bn", "torchvision"),
-        ("vgg11_bn", "Caffe"),
-        ("tu-vgg11", "timm"),
-        ("tu-vgg11", "Caffe, linear"),
-        ("vgg11_bn", "Caffe, linear"),
+        ("vgg11", "torchvision", False),
+        ("vgg11", "timm", True),
+        ("vgg11_bn", "torchvision", True),
+        ("vgg11_bn", "Caffe", False),
+        ("tu-vgg11", "timm", False),
+        ("tu-vgg11", "Caffe, linear", True),
+        ("vgg11_bn", "Caffe, linear", False),
     ],
 )
 def test_hidden_layers_see_what_the_classifier_saw(vggs, tmp_path, encoder, form, separate):

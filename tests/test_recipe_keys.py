@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -16,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import rows, run_command, write_sbd, write_voc
+from networks import lean_vgg
 from PIL import Image
 from pydantic import BaseModel
 from rich.console import Console
@@ -121,7 +123,8 @@ CACHES: list[Callable[[], None]] = []
 @once
 def parts(*overrides: str) -> Parts:
     """Build what a run is made of."""
-    return build(read(overrides))
+    with lean_vgg(shrink=1) if any("vgg" in override for override in overrides) else nullcontext():
+        return build(read(overrides))
 
 
 @once

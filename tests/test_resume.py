@@ -140,7 +140,7 @@ MOMENTS = [
 ]
 
 
-@pytest.mark.parametrize(("world", "moments"), [(1, MOMENTS), (2, MOMENTS[::3])])
+@pytest.mark.parametrize(("world", "moments"), [(1, MOMENTS), (2, MOMENTS[::4])])
 def test_a_run_may_be_killed_at_every_turn(start, place, tmp_path, world, moments):
     run = tmp_path / "run"
     for moment in moments:

@@ -443,13 +443,14 @@ SCENES = {
 
 
 @pytest.mark.parametrize("class_balance", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("crop", [(2, 3), (1, 1), (5, 2), (4, 6), (5, 6)])
+@pytest.mark.parametrize("crop", [(2, 3), (1, 1), (4, 6), (5, 6)])
 @pytest.mark.parametrize("scene", SCENES)
 def test_crops_are_as_likely_as_the_definition_says(scene: str, crop: tuple[int, int], class_balance: float) -> None:
     label = np.array(SCENES[scene], np.uint8)
     places = np.stack([*np.mgrid[0:5, 0:6], np.zeros((5, 6))], -1).astype(np.uint8)
     transform = ScaledCrop(*crop, (1, 1), class_balance)
-    draws = 2000
+    odds = {window: share for window, share in windows_by_definition(label, crop, class_balance).items() if share}
+    draws = 2000 if len(odds) > 1 else 50
     seen: Counter[tuple[int, int]] = Counter()
     for seed in range(draws):
         transform.set_random_seed(seed)
@@ -458,7 +459,6 @@ def test_crops_are_as_likely_as_the_definition_says(scene: str, crop: tuple[int,
         np.testing.assert_array_equal(result["mask"], label[top : top + crop[0], left : left + crop[1]])
         assert result["mask"].shape == crop
         seen[top, left] += 1
-    odds = {window: share for window, share in windows_by_definition(label, crop, class_balance).items() if share}
     assert seen.keys() <= odds.keys()
     if len(odds) > 1:
         assert chisquare([seen[w] for w in odds], [share * draws for share in odds.values()]).pvalue > 1e-4
