@@ -309,7 +309,7 @@ def exceptions(results):
         ):
             if result.get(key, "ok") != "ok":
                 reason = result[key].splitlines()[0][:160].replace("|", "/")
-                cause = title, "it takes too long" if "TooSlow" in reason else f"`{reason}`"
+                cause = title, "not within 20 seconds here (more time may do)" if "TooSlow" in reason else f"`{reason}`"
                 causes[cause] += 1
                 names.setdefault(cause, []).append(name)
     yield "## Exceptions"

@@ -114,7 +114,10 @@ def decode_numbers(content: bytes, name: str, channel: int | None = None) -> Arr
     if mode == "1":
         return label.astype(np.uint8)
     if mode not in ("P", "L"):
-        raise LabelError(f"{name} is a label of mode {mode}; its pixels must be class numbers (mode P or L).")
+        raise LabelError(
+            f"{name} is a label of mode {mode}; its pixels must be class numbers (mode P or L),"
+            " unless the classes are colours (data.names of a folder: {road: [128, 64, 128]})."
+        )
     return label
 
 

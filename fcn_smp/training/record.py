@@ -101,8 +101,9 @@ def check_directory(recipe: Recipe, run: Path, *, resume: bool) -> None:
     for key in before | now:
         if now.get(key) != before.get(key):
             raise UserError(
-                f"{run} was begun with {key}={before.get(key)}, now it is {now.get(key)}; a run is resumed with the"
-                " recipe that it was begun with. To change it, begin another from its model: model.init_from=RUN."
+                f"{run} was begun with {key}={before.get(key)}, now it is {now.get(key)}; a run is resumed with what it"
+                f" was begun with, which {run / 'recipe.yaml'} holds as well. To change it, begin another from its"
+                " model: model.init_from=RUN."
             )
 
 
