@@ -4,7 +4,7 @@
     python docs/figures/scores.py runs/stages
 
 shows a held-out scene of the package's own, the scores of one class at strides 32, 16 and 8, their sums, and the
-classes by each sum; and prints the mean IU of each sum over all validation scenes. The run is one of the recipe demo, or
+classes by each sum; and prints the mean IU of each sum over all validation scenes. The run is one of the recipe demo or
 of one that extends it, whose last network is an FCN-8s.
 """
 
