@@ -35,7 +35,7 @@ SHELL = re.compile(r"[|<>;&`]|\$\(")
 """What only a shell understands."""
 NAMED = re.compile(r"# ([\w./-]+\.\w+)")
 """The first line of a block that is a file."""
-QUICK = ("trainer.epochs=1", "trainer.validate_every=1", "trainer.workers=0")
+QUICK = ("trainer.epochs=1", "trainer.validate_every=1", "trainer.workers=0", "trainer.samples=1")
 """What is added to trainings on a page, for the tests to be over in the reader's lifetime."""
 
 
