@@ -16,6 +16,9 @@ from safetensors.torch import save_file
 from fcn_smp.data.demo import DemoScenes
 from fcn_smp.models.encoder import IMAGENET_MEAN, IMAGENET_STD
 
+Prepare = Callable[[Path, pytest.MonkeyPatch], None]
+"""Fills the reader's folder."""
+
 
 def hub(folder: Path, monkeypatch: pytest.MonkeyPatch, encoders: Iterable[str]) -> None:
     """Give the cache of the Hugging Face Hub random weights of encoders, of SMP or timm, in place of ImageNet's."""
@@ -43,19 +46,14 @@ def few_scenes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DemoScenes, "splits", {"train": 24, "val": 6, "test": 4})
 
 
-def _own_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub(folder, monkeypatch, ["resnet18"])
-    few_scenes(folder, monkeypatch)
+def with_weights(prepare: Prepare, *encoders: str) -> Prepare:
+    """Let there be weights of encoders as well."""
 
+    def both(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        hub(folder, monkeypatch, encoders)
+        prepare(folder, monkeypatch)
 
-def _any_encoder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub(folder, monkeypatch, ["resnet18", "convnext_atto"])
-    few_scenes(folder, monkeypatch)
-
-
-def _voc(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub(folder, monkeypatch, ["resnet18"])
-    few_of_voc(folder, monkeypatch)
+    return both
 
 
 def _harbour(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,34 +67,19 @@ def _harbour(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             water_and_quay.save(path)
 
 
-def _training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub(folder, monkeypatch, ["resnet18"])
-    guide_runs.training(folder, monkeypatch)
-
-
-def _stages(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub(folder, monkeypatch, ["resnet18"])
-    guide_runs.stages(folder, monkeypatch)
-
-
-def _evaluating(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub(folder, monkeypatch, ["resnet18"])
-    guide_runs.evaluating(folder, monkeypatch)
-
-
-INPUTS: dict[str, Callable[[Path, pytest.MonkeyPatch], None]] = {
-    "own-images": _own_images,
-    "voc": _voc,
-    "any-encoder": _any_encoder,
+INPUTS: dict[str, Prepare] = {
+    "own-images": with_weights(few_scenes, "resnet18"),
+    "voc": with_weights(few_of_voc, "resnet18"),
+    "any-encoder": with_weights(few_scenes, "resnet18", "convnext_atto"),
     "two-classes": few_scenes,
     "data-set": _harbour,
     "recipe": few_scenes,
     "tour": few_scenes,
-    "training": _training,
-    "stages": _stages,
+    "training": with_weights(guide_runs.training, "resnet18"),
+    "stages": with_weights(guide_runs.stages, "resnet18"),
     "devices": guide_runs.streets,
     "resuming": guide_runs.streets,
-    "evaluating": _evaluating,
+    "evaluating": with_weights(guide_runs.evaluating, "resnet18"),
     "predicting": guide_runs.predicting,
     "reports": partial(guide_runs.runs, names=("voc2007", "resnet18", "resnet34")),
     "export": partial(guide_runs.runs, names=("voc2007",)),

@@ -13,7 +13,7 @@ import segmentation_models_pytorch as smp
 import torch
 import torchvision
 from guide_voc import LISTS
-from helpers import run_command, write_voc
+from helpers import run_command, write_lists, write_voc
 from networks import narrow_vgg16
 from PIL import Image
 
@@ -151,9 +151,7 @@ def _data() -> Path:
         ids = [*LISTS[f"voc{year}_trainval"], *test]
         lists = write_voc(data, year, ids, [], SIZES) / "ImageSets/Segmentation"
         (lists / "test.txt").write_text("\n".join(test))
-    (data / "lists").mkdir()
-    for name, ids in LISTS.items():
-        (data / f"lists/{name}.txt").write_text("\n".join(ids))
+    write_lists(data / "lists", LISTS)
     return data
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import pack, write_sbd, write_voc
+from helpers import pack, write_lists, write_sbd, write_voc
 
 from fcn_smp.data import splitting
 from fcn_smp.data.labels import Array
@@ -38,11 +38,7 @@ def few_of_voc(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Write archives to ``folder``, its ``data`` and ``Downloads``, and let the package take them for the real ones."""
     monkeypatch.setattr("helpers.random_label", _all_classes)
     made = folder / ".made"
-    lists = made / "lists"
-    lists.mkdir(parents=True)
-    for name, ids in LISTS.items():
-        (lists / f"{name}.txt").write_text("\n".join(ids))
-    monkeypatch.setattr(splitting, "LISTS", lists)
+    monkeypatch.setattr(splitting, "LISTS", write_lists(made / "lists", LISTS))
     _count_officially(monkeypatch)
     archives = [
         _voc(made, folder / "data/VOCtrainval_06-Nov-2007.tar", 2007, "trainval", LISTS["voc2007_trainval"]),

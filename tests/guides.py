@@ -73,7 +73,7 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
-def run(block: Block, folder: Path, names: dict[str, object], quick: tuple[str, ...] = QUICK) -> None:
+def run(block: Block, folder: Path, names: dict[str, object]) -> None:
     """Run a block as its reader would, in the working directory ``folder``; ``names`` are Python's.
 
     A file of Python is written, and run as if it was imported.
@@ -87,7 +87,7 @@ def run(block: Block, folder: Path, names: dict[str, object], quick: tuple[str, 
         _write(block, folder)
     elif block.kind == "console":
         for command in block.commands:
-            _run_command(block, command, quick)
+            _run_command(block, command)
     elif block.kind == "bash":
         _run_in_shell(block, block.text)
 
@@ -117,11 +117,11 @@ def _write(block: Block, folder: Path) -> None:
         path.write_text(block.text, encoding="utf-8")
 
 
-def _run_command(block: Block, command: str, quick: tuple[str, ...]) -> None:
+def _run_command(block: Block, command: str) -> None:
     words = shlex.split(command, comments=True)
     if words[0] == "fcn-smp" and not SHELL.search(command):
         if words[1] == "train":
-            words += quick
+            words += QUICK
         code, out, err = run_command(*words[1:])
         assert code in (0, None), f"{block.where}: {command}\n{out}{err}"
         return

@@ -6,7 +6,7 @@ import io
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -121,10 +121,10 @@ def zipped(folder: Path, archive: Path) -> Path:
     return archive
 
 
-def write_lists(folder: Path) -> Path:
-    """Write :data:`LISTS` as the package has its lists, and return the folder."""
-    folder.mkdir()
-    for name, ids in LISTS.items():
+def write_lists(folder: Path, lists: Mapping[str, Iterable[str]] = LISTS) -> Path:
+    """Write lists of ids as the package has its own, and return the folder."""
+    folder.mkdir(parents=True)
+    for name, ids in lists.items():
         (folder / f"{name}.txt").write_text("\n".join(ids))
     return folder
 
