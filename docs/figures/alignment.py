@@ -11,6 +11,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from drawing import (
+    FC6,
+    GREY,
+    IMAGE_COLOUR,
+    INK,
+    PAPER,
+    POOL3,
+    POOL4,
+    POOL5,
+    SCORES,
+    SUM3,
+    SUM4,
+    WIDTH,
+    Drawing,
+    transposed,
+)
+
 # ---- The arithmetic -------------------------------------------------------------------------------------------------
 
 IMAGE = 80
@@ -59,67 +76,15 @@ def upsampled_ones(size: int, factors: Sequence[int], *, padded: bool) -> list[f
     """What is left of scores of 1 after bilinear transposed convolutions by ``factors``."""
     scores = [1.0] * size
     for factor in factors:
-        result = [0.0] * (factor * (len(scores) + 1))
-        for i, score in enumerate(scores):
-            for k in range(2 * factor):
-                result[factor * i + k] += score * (1 - abs(k - (factor - 0.5)) / factor)
-        margin = factor // 2 if padded else 0
-        scores = result[margin : len(result) - margin]
+        scores = transposed(scores, factor, margin=factor // 2 if padded else 0)
     return scores
 
 
 # ---- The drawing ----------------------------------------------------------------------------------------------------
 
-WIDTH, SCALE, ORIGIN = 800, 2.5, 300
-"""Width of a drawing, units per image pixel, and where the image begins."""
+SCALE, ORIGIN = 2.5, 300
+"""Units per image pixel, and where the image begins."""
 BOX = 40
-INK, GREY, PAPER = "#22303c", "#66747f", "#fbfaf6"
-IMAGE_COLOUR, POOL3, POOL4, POOL5, FC6 = "#b9c6d0", "#86cfae", "#8ec3ea", "#c5b4e8", "#f7b267"
-SUM4, SUM3, SCORES = "#f3d17a", "#e4df80", "#f09a8f"
-
-
-class Drawing:
-    """An SVG that grows downwards, with a background of its own for light and dark pages."""
-
-    def __init__(self, title: str) -> None:
-        self.title = title
-        self.below: list[str] = []
-        self.shapes: list[str] = []
-        self.y = 48.0
-
-    def add(self, tag: str, content: str = "", *, below: bool = False, **attributes: object) -> None:
-        """Add an element, on top or below the others; underscores in names of attributes stand for hyphens."""
-        text = " ".join(f'{key.replace("_", "-")}="{_short(value)}"' for key, value in attributes.items())
-        element = f"<{tag} {text}>{content}</{tag}>" if content else f"<{tag} {text}/>"
-        (self.below if below else self.shapes).append(element)
-
-    def text(self, x: float, y: float, text: str, **style: object) -> None:
-        """Write at a place, with a rim that keeps lines away."""
-        rim = {"stroke": PAPER, "stroke_width": 6, "paint_order": "stroke", "stroke_linejoin": "round"}
-        self.add("text", text, x=x, y=y, **({"font_size": 27} | rim | style))
-
-    def line(self, points: Sequence[tuple[float, float]], *, below: bool = False, **style: object) -> None:
-        """Draw a line through points."""
-        path = " ".join(f"{_short(x)},{_short(y)}" for x, y in points)
-        self.add("polyline", below=below, points=path, **({"fill": "none", "stroke": INK, "stroke_width": 2} | style))
-
-    def save(self, path: Path) -> None:
-        """Write the file."""
-        height = _short(self.y)
-        lines = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img"'
-            f' font-family="sans-serif" fill="{INK}">',
-            f"<title>{self.title}</title>",
-            f'<rect width="{WIDTH}" height="{height}" rx="14" fill="{PAPER}"/>',
-            *self.below,
-            *self.shapes,
-            "</svg>",
-        ]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _short(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def at(x: float) -> float:

@@ -9,23 +9,27 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from alignment import FC6, GREY, IMAGE_COLOUR, INK, PAPER, POOL3, POOL4, POOL5, SCORES, SUM3, SUM4, Drawing
-
-# ---- The arithmetic -------------------------------------------------------------------------------------------------
-
-
-def tent(factor: int) -> list[float]:
-    """The bilinear kernel for upsampling by ``factor``, along one axis."""
-    return [1 - abs(i - (factor - 0.5)) / factor for i in range(2 * factor)]
+from drawing import (
+    FC6,
+    GREY,
+    IMAGE_COLOUR,
+    INK,
+    PAPER,
+    POOL3,
+    POOL4,
+    POOL5,
+    SCORES,
+    SUM3,
+    SUM4,
+    Drawing,
+    tent,
+    transposed,
+)
 
 
 def upsample(scores: Sequence[float], factor: int) -> list[float]:
-    """A transposed convolution with that kernel, as long as ``scores`` are, times ``factor``."""
-    result = [0.0] * (factor * (len(scores) + 1))
-    for i, score in enumerate(scores):
-        for k, weight in enumerate(tent(factor)):
-            result[factor * i + k] += score * weight
-    return result[factor // 2 : len(result) - factor // 2]
+    """As long as ``scores`` are, times ``factor``."""
+    return transposed(scores, factor, margin=factor // 2)
 
 
 # ---- The plan -------------------------------------------------------------------------------------------------------

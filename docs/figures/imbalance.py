@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from alignment import GREY, Drawing
+from drawing import GREY, Drawing
 
 
 def cross_entropy(p: float) -> float:

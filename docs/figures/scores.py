@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 import torch
-from alignment import GREY, INK, PAPER
+from drawing import GREY, INK, PAPER
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
