@@ -29,6 +29,7 @@ from fcn_smp.models.fcn import FCN8s
 
 DATA = Path(os.environ.get("FCN_SMP_DATA", "")) / "voc2007-segmentation-trainval.tar"
 SIDE = 320
+METHODS = ("inverse_frequency", "median_frequency", "effective_number")
 
 
 def losses(counts):
@@ -43,9 +44,6 @@ def losses(counts):
         "terms: {cross_entropy: 1, dice: 1}": SegmentationLoss(terms={"cross_entropy": 1, "dice": 1}),
         "terms: {cross_entropy: 1, lovasz: 1}": SegmentationLoss(terms={"cross_entropy": 1, "lovasz": 1}),
     }
-
-
-METHODS = ("inverse_frequency", "median_frequency", "effective_number")
 
 
 @torch.no_grad()
@@ -135,7 +133,6 @@ def main():
         precision = torch.tensor(found.precision).nanmean().item()
         values = found.mean_iu, found.pixel_accuracy, found.mean_accuracy, precision, found.iu[0]
         table.add_row(name, *(f"{100 * value:.1f}" for value in values))
-        print(name, *(f"{100 * value:.1f}" for value in values), flush=True)
     Console(width=120).print(table)
 
 
